@@ -99,6 +99,8 @@ class Task(ABC):
     #: Longest completion, and longest whole document, that generation writes (tokens).
     max_new_tokens: ClassVar[int] = 256
     max_document_tokens: ClassVar[int] = 512
+    #: True if a completion is a program whose own tests decide; see :meth:`program`.
+    executes: ClassVar[bool] = False
     #: None for tasks that make their own records (nano).
     source: ClassVar[Source | None] = None
     #: Field name -> accepted type(s); checked for every record that is read.
@@ -168,6 +170,11 @@ class Task(ABC):
     def secondary_scores(self, answer: str | None, record: Record) -> dict[str, float]:
         """Scores reported beside the main one, e.g. ``{'em': 1.0}``."""
         return {}
+
+    def program(self, answer: str, record: Record) -> str:
+        """The Python program that decides whether ``answer`` is right: it ends normally if and only if every test of
+        the record passes (``executes`` tasks; :meth:`score` is then not called)."""
+        raise TypeError(f"{self.name} is not scored by running code")
 
     def steps(self, record: Record) -> int:
         """Number of reasoning steps that a record states (complexity); 1 where the task has no notion of it."""
