@@ -1,0 +1,178 @@
+"""Every setting of a study as a tree of dataclasses (OmegaConf structured configs).
+
+A field's ``help`` is what ``synthmix run --help`` prints; units stand in the names or in ``unit``. Fields marked
+``identity=False`` say where or how fast a cell runs, not what comes out: they stay out of a cell's hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def _key(default: Any, help: str, unit: str = "", choices: tuple[str, ...] = (), identity: bool = True) -> Any:
+    metadata = {"help": help, "unit": unit, "choices": choices, "identity": identity}
+    if isinstance(default, (list, dict)) or callable(default):
+        factory = default if callable(default) else lambda: type(default)(default)
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+MODES = ("replace", "augment", "accumulate", "recursive")
+
+
+@dataclass
+class ModelConfig:
+    """A causal LM: one file under configs/model."""
+
+    name: str = _key(MISSING, "name in tables and directories")
+    source: str = _key("hub", "where the weights are", choices=("hub", "folder", "nano", "gguf"))
+    id: str = _key(MISSING, "Hub repository, folder, nano ladder name, or Python package that ships a GGUF file")
+    revision: str | None = _key(None, "Hub revision, pinned")
+    gguf_file: str | None = _key(None, "GGUF file inside the folder or package (source: gguf)")
+    parameters: int = _key(MISSING, "number of parameters, for tables and cost")
+    context: int = _key(2048, "longest document the model takes", "tokens")
+    learning_rate: float = _key(1e-5, "peak learning rate where training.learning_rate is null")
+
+
+@dataclass
+class HardwareConfig:
+    """A machine profile: one file under configs/hardware."""
+
+    name: str = _key("cpu", "name of the profile")
+    accelerator: str = _key("cpu", "Lightning accelerator", choices=("cpu", "gpu", "auto"))
+    devices: int = _key(1, "devices a cell trains on")
+    nodes: int = _key(1, "nodes a cell trains on")
+    precision: str = _key("32-true", "Lightning precision", choices=("32-true", "bf16-mixed", "bf16-true"))
+    strategy: str = _key("auto", "Lightning strategy, e.g. auto, ddp, deepspeed_stage_3_offload")
+    micro_batch: int = _key(32, "examples a device takes at once; 32-example batches accumulate", "examples")
+    threads: int | None = _key(None, "CPU threads a worker uses; null: cores / workers")
+
+
+@dataclass
+class GridConfig:
+    """Axes that differ from the study's own; null takes the study's. A study is the union of its grids."""
+
+    tasks: list[str] | None = _key(None, "tasks")
+    models: list[str] | None = _key(None, "models")
+    modes: list[str] | None = _key(None, "mixing modes")
+    proportions: list[float] | None = _key(None, "synthetic proportions")
+    iterations: int | None = _key(None, "iterations")
+    seeds: list[int] | None = _key(None, "seeds")
+
+
+@dataclass
+class MixingConfig:
+    """How real and synthetic examples are put together."""
+
+    holds: str = _key("dataset", "where the ratio holds", choices=("dataset", "batch"))
+    nested: bool = _key(True, "the synthetic examples at 10 % are among those at 20 %; false: independent draws")
+    init_from: str = _key("previous", "weights that iteration t starts from", choices=("previous", "phase0", "base"))
+
+
+@dataclass
+class DataConfig:
+    """Which records a cell sees."""
+
+    root: str | None = _key(None, "folder with local data sets; null: $SYNTHMIX_DATA, else the Hub", identity=False)
+    train_examples: int | None = _key(None, "size N of the training set; null: all", "examples")
+    validation_examples: int = _key(200, "held out of train for monitoring, never the test set", "examples")
+    test_examples: int | None = _key(None, "test items; null: all", "items")
+    difficulty: float = _key(0.5, "difficulty of the nano tasks, 0 to 1")
+
+
+@dataclass
+class TrainingConfig:
+    """Fine-tuning; the defaults are the paper's (section 3.4)."""
+
+    epochs: int = _key(3, "passes over the training set")
+    max_steps: int | None = _key(None, "stop after so many optimizer steps, for trials", "steps")
+    learning_rate: float | None = _key(None, "peak learning rate; null: the model's own")
+    batch_size: int = _key(32, "examples an optimizer step sees, whatever the hardware", "examples")
+    weight_decay: float = _key(0.0, "AdamW weight decay (not on biases and norms)")
+    betas: list[float] = _key([0.9, 0.999], "AdamW betas")
+    warmup: float = _key(0.03, "share of the steps spent warming up")
+    schedule: str = _key("linear", "learning rate after the warm-up", choices=("linear", "cosine", "constant"))
+    gradient_clip: float = _key(1.0, "gradient norm is clipped to this; 0: off")
+    loss: str = _key("document", "tokens that the loss covers", choices=("document", "completion"))
+    max_tokens: int | None = _key(None, "longest training document; null: the model's context", "tokens")
+
+
+@dataclass
+class GenerationConfig:
+    """How a model writes synthetic examples (phase 1)."""
+
+    mode: str = _key("full", "what the model writes", choices=("full", "answer", "fewshot"))
+    temperature: float = _key(0.8, "sampling temperature")
+    top_p: float = _key(0.9, "nucleus mass")
+    filter: str = _key("none", "which samples enter the pool", choices=("none", "wellformed", "dedup"))
+    max_tries: float = _key(5.0, "attempts for each example kept, before a pool counts as collapsed")
+    shots: int = _key(3, "examples shown in fewshot mode", "examples")
+    batch_size: int = _key(128, "sequences decoded together", "sequences", identity=False)
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured on a trained cell."""
+
+    bins: int = _key(10, "equal-width bins of the ECE")
+    confidence: str = _key("auto", "estimator behind the headline ECE", choices=("auto", "mean", "sum", "answer"))
+    diversity_samples: int = _key(200, "pool texts over which diversity is measured (fixed N)", "texts")
+    pass_samples: int = _key(0, "further sampled answers an item, for pass@k; 0: none", "samples")
+    batch_size: int = _key(128, "sequences scored or decoded together", "sequences", identity=False)
+    run_generated_code: bool = _key(False, "run programs written by a model (the nano code task always does)")
+
+
+@dataclass
+class MonitoringConfig:
+    """Early warning on the validation split: ECE against the phase 0 baseline."""
+
+    warning: float = _key(0.5, "relative rise of the ECE that warns")
+    critical: float = _key(1.0, "relative rise of the ECE that is critical")
+    action: str = _key("log", "what a critical alert does to the chain", choices=("log", "halt", "reduce"))
+    reduce_to: float = _key(0.5, "reduce: the next iteration's proportion is multiplied by this")
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases; metrics.jsonl is the truth, a W&B run is a copy."""
+
+    mode: str = _key("auto", "auto: online with a key, else offline", choices=("auto", "online", "offline", "disabled"))
+    project: str = _key("synthmix", "project")
+    entity: str | None = _key(None, "entity")
+
+
+@dataclass
+class StoreConfig:
+    """Where cells live and what stays of them."""
+
+    root: str = _key("runs", "folder of the store")
+    keep: str = _key("leaves", "model folders that stay", choices=("none", "leaves", "all"))
+
+
+@dataclass
+class StudyConfig:
+    """A study: one file under configs/study, or a path to one."""
+
+    name: str = _key(MISSING, "name of the study", identity=False)
+    tasks: list[str] = _key(MISSING, "tasks", identity=False)
+    models: list[str] = _key(MISSING, "models: files under configs/model", identity=False)
+    modes: list[str] = _key(["replace"], "mixing modes", choices=MODES, identity=False)
+    proportions: list[float] = _key(
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], "synthetic share of the training set, 0 to 1", identity=False
+    )
+    iterations: int = _key(1, "generations after the phase 0 baseline", identity=False)
+    seeds: list[int] = _key([0, 1, 2], "seeds", identity=False)
+    grids: list[GridConfig] = _key(list, "further grids, each with axes of its own", identity=False)
+    mixing: MixingConfig = _key(MixingConfig, "")
+    data: DataConfig = _key(DataConfig, "")
+    training: TrainingConfig = _key(TrainingConfig, "")
+    generation: GenerationConfig = _key(GenerationConfig, "")
+    evaluation: EvaluationConfig = _key(EvaluationConfig, "")
+    monitoring: MonitoringConfig = _key(MonitoringConfig, "")
+    wandb: WandbConfig = _key(WandbConfig, "", identity=False)
+    store: StoreConfig = _key(StoreConfig, "", identity=False)
+    hardware: str = _key("cpu", "profile: a file under configs/hardware", identity=False)
+    workers: int = _key(1, "cells run at once on this machine", "processes", identity=False)
