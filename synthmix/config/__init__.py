@@ -1,5 +1,6 @@
 """The configuration: what can be set (``schema``) and how it is read (``load``)."""
 
+from synthmix.config.load import config_names, describe, find_config, load_hardware, load_model, load_study
 from synthmix.config.schema import (
     MODES,
     DataConfig,
@@ -30,4 +31,10 @@ __all__ = [
     "StudyConfig",
     "TrainingConfig",
     "WandbConfig",
+    "config_names",
+    "describe",
+    "find_config",
+    "load_hardware",
+    "load_model",
+    "load_study",
 ]
