@@ -1,0 +1,152 @@
+"""Questions on a short passage, a third of them without an answer in it: SQuAD 2.0's image."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from synthmix.metrics.answers import exact_match, token_f1
+from synthmix.tasks.base import Answer, Document, Malformed, Record
+from synthmix.tasks.nano_common import Dice, NanoTask
+
+UNANSWERABLE = "unanswerable"
+
+PEOPLE = ("Tom", "Ann", "Ben", "Mia", "Sam", "Eva", "Max", "Lily", "Omar", "Ruth", "Ivan", "Nora", "Hugo", "Tess")
+COLOURS = ("red", "blue", "green", "black", "white", "golden")
+THINGS = ("kite", "cup", "book", "coin", "lamp", "drum", "key", "hat", "ring", "map", "bell", "rope", "shell", "flute")
+PLACES = ("barn", "kitchen", "garden", "school", "shop", "forest", "river", "attic", "tower", "market", "cave", "mill")
+DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
+#: past tense -> the form after "did"
+VERBS = {"left": "leave", "found": "find", "hid": "hide", "saw": "see"}
+
+_TEXT = re.compile(r"Passage: ([^\n]+)\nQuestion: ([^\n]+\?)\nAnswer: ([^\n]*[^\s])")
+
+#: One thing that happened: person, verb, colour and thing, place; and a day, or "" if the passage does not say.
+Event = tuple[str, str, str, str, str]
+
+
+def _events(dice: Dice, n: int) -> list[Event]:
+    people, things, places = dice.sample(PEOPLE, n), dice.sample(THINGS, n), dice.sample(PLACES, n)
+    verbs = list(VERBS)
+    return [
+        (
+            people[i],
+            dice.zipf(verbs),
+            f"{dice.zipf(COLOURS)} {things[i]}",
+            places[i],
+            dice.zipf(DAYS) if dice.chance(0.5) else "",
+        )
+        for i in range(n)
+    ]
+
+
+def _sentence(event: Event) -> str:
+    person, verb, thing, place, day = event
+    return f"{person} {verb} the {thing} in the {place}{' on ' + day if day else ''}."
+
+
+def _question(dice: Dice, event: Event) -> tuple[str, str]:
+    """A question about an event, and its answer ("" if the event does not tell)."""
+    person, verb, thing, place, day = event
+    kind = dice.zipf(("where", "who", "what", "when"), 0.5)
+    if kind == "where":
+        return f"Where did {person} {VERBS[verb]} the {thing}?", place
+    if kind == "who":
+        return f"Who {verb} the {thing} in the {place}?", person
+    if kind == "what":
+        return f"What did {person} {VERBS[verb]} in the {place}?", thing
+    return f"When did {person} {VERBS[verb]} the {thing}?", day
+
+
+def _spoil(dice: Dice, events: list[Event], event: Event) -> Event:
+    """``event`` with one part changed so that it did not happen: another's person, thing or place, or a new one."""
+    i = dice.pick((0, 2, 3))
+    pool = (PEOPLE, (), THINGS, PLACES)[i]
+    while True:
+        value = dice.pick(events)[i] if dice.chance(0.5) else dice.pick(pool)
+        if i == 2 and " " not in value:
+            value = f"{dice.zipf(COLOURS)} {value}"
+        if value != event[i]:
+            return (*event[:i], value, *event[i + 1 :])  # type: ignore[return-value]
+
+
+def answer_in(events: list[Event], question: str) -> str:
+    """The answer to a question of :func:`_question` by looking at every event; "" if none tells."""
+    for event in events:
+        person, verb, thing, place, day = event
+        asked = {
+            f"Where did {person} {VERBS[verb]} the {thing}?": place,
+            f"Who {verb} the {thing} in the {place}?": person,
+            f"What did {person} {VERBS[verb]} in the {place}?": thing,
+            f"When did {person} {VERBS[verb]} the {thing}?": day,
+        }
+        if question in asked:
+            return asked[question]
+    return ""
+
+
+class NanoReading(NanoTask):
+    """Two to four events (2 + 2 * difficulty, rounded) and a question; the answer stands in the passage or nowhere.
+
+    A document::
+
+        Passage: Mia left the red kite in the barn. Tom found the blue cup in the mill on Friday.
+        Question: Where did Mia leave the red kite?
+        Answer: barn
+    """
+
+    name: ClassVar[str] = "nano-reading"
+    family: ClassVar[str] = "Reading"
+    answering = "generation"
+    metric: ClassVar[str] = "f1"
+    header: ClassVar[str] = "Passage:"
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    max_new_tokens: ClassVar[int] = 16
+    max_document_tokens: ClassVar[int] = 128
+    fields = {"passage": str, "question": str, "answer": str}
+
+    def draw(self, dice: Dice, difficulty: float) -> Record:
+        events = _events(dice, 2 + round(2 * difficulty))
+        event = dice.pick(events)
+        # A "when" question about an event without a day is unanswerable too: together about a third.
+        if dice.chance(0.35):
+            event = _spoil(dice, events, event)
+        question, _ = _question(dice, event)
+        return {
+            "passage": " ".join(map(_sentence, events)),
+            "question": question,
+            "answer": answer_in(events, question),
+        }
+
+    def render(self, record: Record) -> Document:
+        body = f" {record['passage']}\nQuestion: {record['question']}\nAnswer:"
+        return Document(self.header, body, f" {record['answer'] or UNANSWERABLE}")
+
+    def read(self, text: str) -> Record:
+        match = _TEXT.fullmatch(text)
+        if not match:
+            raise Malformed("no passage" if not text.startswith("Passage: ") else "no question and answer")
+        passage, question, answer = match.groups()
+        if answer != UNANSWERABLE and answer not in passage:
+            raise Malformed("answer is not in the passage")
+        return {"passage": passage, "question": question, "answer": "" if answer == UNANSWERABLE else answer}
+
+    def gold(self, record: Record) -> str:
+        return str(record["answer"])
+
+    def extract(self, completion: str, strict: bool = True) -> Answer:
+        """The first line, ``""`` for an abstention. Flexible also takes a line that only begins with the word."""
+        line = completion.split("\n", 1)[0]
+        value = line.strip()
+        if not value:
+            return Answer(None, "empty answer")
+        start = line.index(value)
+        abstains = value == UNANSWERABLE or (not strict and value.lower().startswith(UNANSWERABLE))
+        return Answer("" if abstains else value, span=(start, start + len(value)))
+
+    def score(self, answer: str | None, record: Record) -> float:
+        """SQuAD 2.0's F1: without a gold answer, 1 for an abstention and 0 for anything else."""
+        return 0.0 if answer is None else float(token_f1(answer, [self.gold(record)]))
+
+    def secondary_scores(self, answer: str | None, record: Record) -> dict[str, float]:
+        return {"em": 0.0 if answer is None else float(exact_match(answer, [self.gold(record)]))}
