@@ -1,0 +1,64 @@
+"""Numbers of a cell from its item rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from synthmix.metrics import brier_score, expected_calibration_error, overconfidence_gap
+from synthmix.metrics.pass_at_k import pass_at_k
+
+ESTIMATORS = ("mean", "sum", "answer")
+
+
+def summarize(rows: Sequence[dict[str, Any]], bins: int) -> dict[str, float]:
+    """Means and calibration over the rows of one split.
+
+    Returns:
+        ``n, score, score_flexible, invalid_rate, confidence, ece, overconfidence, brier, perplexity`` (of the gold
+        answers), ``ece_<estimator>`` for each confidence estimator that exists for every item, every further score by
+        its name, and ``pass@k`` where answers were sampled.
+    """
+    correct = _column(rows, "score")
+    confidence = _column(rows, "confidence")
+    values = {
+        "n": float(len(rows)),
+        "score": float(correct.mean()),
+        "score_flexible": float(_column(rows, "score_flexible").mean()),
+        "invalid_rate": float(np.mean([bool(row["invalid"]) for row in rows])),
+        "confidence": float(confidence.mean()),
+        "ece": float(expected_calibration_error(confidence, correct, n_bins=bins)),
+        "overconfidence": float(overconfidence_gap(confidence, correct)),
+        "brier": float(brier_score(confidence, correct)),
+        "perplexity": _perplexity(rows),
+    }
+    for name in ESTIMATORS:
+        known = [row for row in rows if row.get(f"confidence_{name}") is not None]
+        if known:
+            seen, right = _column(known, f"confidence_{name}"), _column(known, "score")
+            values[f"ece_{name}"] = float(expected_calibration_error(seen, right, n_bins=bins))
+    for column in sorted({c for row in rows for c in row if c.startswith("score_") and c != "score_flexible"}):
+        values[column.removeprefix("score_")] = float(_column(rows, column).mean())
+    return values | _pass_rates(rows)
+
+
+def _column(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    return np.asarray([row[name] for row in rows], dtype=np.float64)
+
+
+def _perplexity(rows: Sequence[dict[str, Any]]) -> float:
+    tokens = sum(row["gold_tokens"] for row in rows)
+    mean = -sum(row["gold_logprob"] for row in rows) / max(1, tokens)
+    return math.exp(min(mean, 700.0))
+
+
+def _pass_rates(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    sampled = [(row["samples"], row["samples_correct"]) for row in rows if row.get("samples")]
+    if not sampled:
+        return {}
+    n = sampled[0][0]
+    ks = sorted({1, n} | {k for k in (2, 4, 8, 10, 16, 32, 100) if k < n})
+    return {f"pass@{k}": float(np.mean([pass_at_k(total, right, k) for total, right in sampled])) for k in ks}

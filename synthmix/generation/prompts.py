@@ -1,0 +1,61 @@
+"""What a model is shown when it writes synthetic examples: the task's header, a real question, or solved examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from synthmix import keys
+from synthmix.config import GenerationConfig
+from synthmix.data.encoding import encode_document, encode_header, encode_prompt
+from synthmix.generation.engine import Request
+from synthmix.tasks import Example, Task
+
+
+class PromptWriter:
+    """Makes the request for attempt ``index`` of a pool; a pure function of (pool, index).
+
+    - ``full``: the task's header; the model continues with a whole document.
+    - ``answer``: the prompt of a real training question, each in turn (as STaR, Zelikman et al. 2022).
+    - ``fewshot``: ``shots`` whole training documents, each ended by EOS, then the header (as Self-Instruct, Wang et
+      al. 2023); a keyed draw for each attempt.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        config: GenerationConfig,
+        examples: Sequence[Example],
+        pool: str,
+        context: int,
+    ) -> None:
+        self.task, self.tokenizer, self.config = task, tokenizer, config
+        self.examples, self.pool, self.context = examples, pool, context
+        self.header_ids = encode_header(tokenizer, task.header)
+
+    def request(self, index: int) -> Request:
+        """The request for attempt ``index``, cut to the model's context."""
+        prompt = self._prompt_ids(index)
+        longest = self.task.max_new_tokens if self.config.mode == "answer" else self.task.max_document_tokens
+        room = max(0, min(longest, self.context - len(prompt)))
+        return Request(f"{self.pool}:{index}", prompt, keys.key(self.pool, "pool", index), room)
+
+    def prefix(self, index: int) -> str:
+        """The text before the model's own words, which belongs to the document."""
+        if self.config.mode == "answer":
+            return self.task.render(self._question(index).record).prompt
+        return self.task.header
+
+    def _question(self, index: int) -> Example:
+        return self.examples[index % len(self.examples)]
+
+    def _prompt_ids(self, index: int) -> list[int]:
+        if self.config.mode == "answer":
+            return encode_prompt(self.tokenizer, self.task.render(self._question(index).record))
+        if self.config.mode == "full":
+            return self.header_ids
+        drawn = keys.generator(self.pool, "shots", index).choice(len(self.examples), self.config.shots, replace=False)
+        shots = [encode_document(self.tokenizer, self.task.render(self.examples[i].record)).ids for i in drawn]
+        return [token for shot in shots for token in shot] + self.header_ids

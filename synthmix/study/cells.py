@@ -1,0 +1,231 @@
+"""The grid of a study unfolded into cells.
+
+A cell is (model, task, mode, proportion, iteration, seed); its hash covers everything that determines its numbers, its
+parent's hash among them, so cells of different studies with the same settings are the same cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from synthmix import keys
+from synthmix.config import GridConfig, HardwareConfig, ModelConfig, StudyConfig, load_hardware, load_model
+from synthmix.data.mixture import Counts, counts
+from synthmix.data.records import fingerprint, load_split
+from synthmix.errors import DataError
+from synthmix.tasks import get_task
+
+#: Raised whenever a change of the code changes what a cell computes: old cells are then other cells.
+CODE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model at one point of the experiment.
+
+    ``parent`` is the hash of the cell whose model writes the synthetic data (None for a baseline), ``baseline`` that
+    of the phase 0 cell of its chain, ``index`` the place in the plan, ``level`` the iteration.
+    """
+
+    name: str
+    hash: str
+    model: str
+    task: str
+    mode: str
+    proportion: float
+    iteration: int
+    seed: int
+    parent: str | None
+    baseline: str
+    parameters: int
+    index: int = 0
+
+    @property
+    def level(self) -> int:
+        """Cells of a level depend on the level before only."""
+        return self.iteration
+
+    @property
+    def group(self) -> str:
+        """The cell without its seed: the unit that is averaged."""
+        return self.name.rsplit(".s", 1)[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"level": self.level}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a study, parents before children."""
+
+    config: StudyConfig
+    models: dict[str, ModelConfig]
+    hardware: HardwareConfig
+    sizes: dict[str, int]
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def by_hash(self) -> dict[str, Cell]:
+        return {cell.hash: cell for cell in self.cells}
+
+    @cached_property
+    def _children(self) -> dict[str, list[Cell]]:
+        children: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.parent is not None:
+                children.setdefault(cell.parent, []).append(cell)
+        return children
+
+    def children(self, cell: Cell) -> list[Cell]:
+        """The cells that draw on this one's pool."""
+        return self._children.get(cell.hash, [])
+
+    def ancestors(self, cell: Cell) -> list[Cell]:
+        """The chain that led here, baseline first, without the cell itself."""
+        chain: list[Cell] = []
+        while cell.parent is not None:
+            cell = self.by_hash[cell.parent]
+            chain.append(cell)
+        return chain[::-1]
+
+    def counts(self, cell: Cell) -> Counts:
+        """Exact sizes of a cell's training set."""
+        return counts(cell.mode, cell.proportion, self.sizes[cell.task], cell.iteration)
+
+    def pool_share(self, cell: Cell) -> int:
+        """Synthetic examples that ``cell`` takes from each pool."""
+        return max(self.counts(cell).synthetic, default=0)
+
+
+def make_plan(config: StudyConfig) -> Plan:
+    """Every cell of a study, with its hash; the union of its grids.
+
+    Raises:
+        ConfigError, DataError: a model or hardware file with problems; data that cannot be read or is too small.
+    """
+    grids = [_axes(config, grid) for grid in (GridConfig(), *config.grids)]
+    names = list(dict.fromkeys(name for grid in grids for name in grid["models"]))
+    models = {name: load_model(name) for name in names}
+    tasks = list(dict.fromkeys(name for grid in grids for name in grid["tasks"]))
+    hardware = load_hardware(config.hardware)
+    sizes = {task: training_size(task, config) for task in tasks}
+    namer = _Namer(config, models, hardware, {task: fingerprint(get_task(task), config.data) for task in tasks})
+    cells: dict[str, Cell] = {}
+    for grid in grids:
+        for cell in _unfold(grid, namer):
+            cells.setdefault(cell.hash, cell)
+    ordered = sorted(cells.values(), key=lambda cell: cell.iteration)
+    return Plan(
+        config, models, hardware, sizes, tuple(dataclasses.replace(c, index=i) for i, c in enumerate(ordered))
+    )
+
+
+def training_size(task: str, config: StudyConfig) -> int:
+    """N: the size of the external training set."""
+    from synthmix.data.records import NANO_TRAIN
+
+    asked = config.data.train_examples
+    if get_task(task).source is None:
+        return asked or NANO_TRAIN
+    available = len(load_split(get_task(task), "train", config.data))
+    if asked is not None and asked > available:
+        raise DataError(
+            f"data.train_examples = {asked}, but {task} has {available} after {config.data.validation_examples} "
+            f"examples are held out for validation"
+        )
+    if (asked or available) < config.training.batch_size:
+        raise DataError(
+            f"{task} has {available} training examples, fewer than one batch (training.batch_size = "
+            f"{config.training.batch_size})"
+        )
+    return asked or available
+
+
+def _axes(config: StudyConfig, grid: GridConfig) -> dict[str, Any]:
+    return {
+        spec.name: getattr(config, spec.name) if getattr(grid, spec.name) is None else getattr(grid, spec.name)
+        for spec in dataclasses.fields(GridConfig)
+    }
+
+
+def _unfold(grid: dict[str, Any], namer: _Namer) -> Iterator[Cell]:
+    for model in grid["models"]:
+        for task in grid["tasks"]:
+            for seed in grid["seeds"]:
+                baseline = namer.cell(model, task, "baseline", 0.0, 0, seed, None, None)
+                yield baseline
+                for mode, proportion in _conditions(grid):
+                    parent = baseline
+                    for iteration in range(1, grid["iterations"] + 1):
+                        parent = namer.cell(model, task, mode, proportion, iteration, seed, parent.hash, baseline.hash)
+                        yield parent
+
+
+def _conditions(grid: dict[str, Any]) -> list[tuple[str, float]]:
+    """(mode, proportion) pairs; 0 % is the same in every mode, and recursive is 100 % whatever the proportions."""
+    pairs = []
+    for mode in grid["modes"]:
+        for proportion in [1.0] if mode == "recursive" else grid["proportions"]:
+            pairs.append(("replace" if proportion == 0 else mode, float(proportion)))
+    return list(dict.fromkeys(pairs))
+
+
+def identity(section: Any) -> dict[str, Any]:
+    """The settings of a section that change what comes out."""
+    return {
+        spec.name: getattr(section, spec.name)
+        for spec in dataclasses.fields(section)
+        if spec.metadata.get("identity", True)
+    }
+
+
+class _Namer:
+    """Names and hashes cells; what they share is digested once, so that 100,000 cells are named in seconds."""
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        models: dict[str, ModelConfig],
+        hardware: HardwareConfig,
+        fingerprints: dict[str, str],
+    ) -> None:
+        sections = ("data", "training", "generation", "evaluation", "monitoring")
+        shared: dict[str, Any] = {name: identity(getattr(config, name)) for name in sections}
+        self.shared = keys.digest(CODE_VERSION, hardware.precision, shared, length=32)
+        self.mixing = identity(config.mixing)
+        self.models = models
+        self.model_digests = {name: keys.digest(identity(model), length=32) for name, model in models.items()}
+        self.fingerprints = fingerprints
+
+    def cell(
+        self,
+        model: str,
+        task: str,
+        mode: str,
+        proportion: float,
+        iteration: int,
+        seed: int,
+        parent: str | None,
+        baseline: str | None,
+    ) -> Cell:
+        mixing = {} if parent is None else self.mixing
+        condition = (model, task, mode, proportion, iteration, seed, parent, mixing)
+        name_hash = keys.digest(self.shared, self.model_digests[model], self.fingerprints[task], condition, length=32)
+        label = "baseline" if parent is None else f"{mode}-{100 * proportion:g}"
+        return Cell(
+            name=f"{model}.{task}.{label}.it{iteration}.s{seed}-{name_hash[:8]}",
+            hash=name_hash,
+            model=model,
+            task=task,
+            mode=mode,
+            proportion=proportion,
+            iteration=iteration,
+            seed=seed,
+            parent=parent,
+            baseline=baseline or name_hash,
+            parameters=self.models[model].parameters,
+        )
