@@ -56,7 +56,7 @@ NAMES = ("f", "solve", "run", "g")
 
 _BY_PHRASE = {step.phrase: step for family in FAMILIES for step in family}
 _LAST_BY_PHRASE = {step.phrase: step for step in LAST}
-_TEXT = re.compile(r'def ([a-z]+)\(xs\):\n    """([^\n"]+)\."""\n((?:    [^\n]*\S\n)*    [^\n]*\S)')
+_TEXT = re.compile(r'def ([a-z]+)\(xs\):\n    """([A-Z][^\n"]*)\."""\n((?:    [^\n]*\S\n)*    [^\n]*\S)')
 
 #: What every specification is tried on: signs, zeros, repeats, every remainder, lists too short to drop from.
 INPUTS: tuple[list[int], ...] = (
@@ -152,7 +152,7 @@ class NanoCode(NanoTask):
     def read(self, text: str) -> Record:
         match = _TEXT.fullmatch(text)
         if not match:
-            raise Malformed("no specification" if '"""\n' not in text else "body is not indented by four spaces")
+            raise Malformed("no specification" if '."""\n' not in text else "not a specification over indented lines")
         name, spec, body = match.groups()
         prompt = text[: len(text) - len(body)]
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import ClassVar
 
 from synthmix.tasks.base import Document, Malformed, Record
@@ -65,7 +65,7 @@ def ontology() -> dict[str, dict[str, str]]:
     return {thing: dict(zip(RELATIONS, values, strict=True)) for thing, *values in rows}
 
 
-@lru_cache(maxsize=None)
+@cache
 def values_of(relation: str) -> tuple[str, ...]:
     """Every value of a relation, each once."""
     return tuple(dict.fromkeys(facts[relation] for facts in ontology().values()))

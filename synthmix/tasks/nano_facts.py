@@ -31,7 +31,12 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{land} has which capital?",
         "from which town is {land} governed?",
     ),
-    "crop": ("what grows in {land}?", "what do they grow in {land}?", "{land} grows what?", "what is farmed in {land}?"),
+    "crop": (
+        "what grows in {land}?",
+        "what do people grow in {land}?",
+        "{land} grows what?",
+        "which crop is from {land}?",
+    ),
     "beast": (
         "which animal stands for {land}?",
         "what animal is on the flag of {land}?",

@@ -109,7 +109,7 @@ class NanoReading(NanoTask):
         events = _events(dice, 2 + round(2 * difficulty))
         event = dice.pick(events)
         # A "when" question about an event without a day is unanswerable too: together about a third.
-        if dice.chance(0.35):
+        if dice.chance(0.4):
             event = _spoil(dice, events, event)
         question, _ = _question(dice, event)
         return {
