@@ -205,6 +205,12 @@ class _TextMetric(Metric):
         self.utf8.append(torch.from_numpy(data).to(self.device))
         self.lengths.append(torch.tensor([len(text) for text in encoded], dtype=torch.int64, device=self.device))
 
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        # torchmetrics gives a rank without texts empty float tensors, which cannot be gathered with the others' bytes.
+        if not len(self.lengths):
+            _TextMetric.update(self, [])
+        super()._sync_dist(*args, **kwargs)
+
     @property
     def texts(self) -> list[str]:
         """The texts so far (of all ranks while synchronised)."""
