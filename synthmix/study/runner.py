@@ -1,0 +1,353 @@
+"""Runs one cell: mix -> train -> evaluate -> generate. Every phase is skipped if done and resumed if begun."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import gc
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+import transformers
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from synthmix import __version__
+from synthmix.callbacks import (
+    CalibrationLogger,
+    CellCallback,
+    CellContext,
+    DiversityLogger,
+    EarlyWarning,
+    JsonlLogger,
+    StepProgress,
+    WandbReplay,
+)
+from synthmix.config import ModelConfig
+from synthmix.data.datamodule import MixtureDataModule
+from synthmix.data.encoding import count_truncated, encode_documents
+from synthmix.errors import UserError
+from synthmix.evaluation.evaluate import Evaluator
+from synthmix.files import write_atomic, write_json
+from synthmix.generation.engine import Generator
+from synthmix.generation.pool import Pool, write_data_card
+from synthmix.generation.prompts import PromptWriter
+from synthmix.generation.sampling import Sampling
+from synthmix.metrics.overlap import OverlapIndex
+from synthmix.models.export import export
+from synthmix.models.loading import load_model, load_tokenizer
+from synthmix.models.training import fit
+from synthmix.study.cards import model_card
+from synthmix.study.cells import Cell, Plan
+from synthmix.study.material import Material, prepare
+from synthmix.study.reporting import Reporter
+from synthmix.study.store import Needs, Store, to_plain
+from synthmix.tasks import Example, get_task
+
+
+class CellRunner:
+    """Runs the cells of a plan, one after the other, in this process."""
+
+    def __init__(self, plan: Plan, store: Store, reporter: Reporter, own_display: bool = False) -> None:
+        self.plan, self.store, self.reporter = plan, store, reporter
+        self.own_display = own_display
+
+    def run(self, cell: Cell) -> None:
+        """Brings a cell to its end, or up to what the study still needs of it.
+
+        Raises:
+            UserError: its data, weights or settings cannot be used.
+        """
+        needs = self.store.needs(cell, self.plan)
+        if needs:
+            _Run(cell, needs, self).execute()
+            gc.collect()
+
+    def starting_weights(self, cell: Cell) -> ModelConfig | Path:
+        """Where a cell's weights come from (``mixing.init_from``)."""
+        init_from = self.plan.config.mixing.init_from
+        if cell.parent is None or init_from == "base":
+            return self.plan.models[cell.model]
+        source = cell.parent if init_from == "previous" else cell.baseline
+        return self.store.folder(self.plan.by_hash[source]) / "model"
+
+
+class _Run:
+    """One cell under way."""
+
+    def __init__(self, cell: Cell, needs: Needs, runner: CellRunner) -> None:
+        self.cell, self.needs, self.runner = cell, needs, runner
+        self.plan, self.store, self.reporter = runner.plan, runner.store, runner.reporter
+        self.config = self.plan.config
+        self.task = get_task(cell.task)
+        self.folder = self.store.folder(cell)
+        self.timings = self._read_json("timings.json", {})
+        self.log = JsonlLogger(self.folder / "metrics.jsonl", cell.iteration)
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self._model: PreTrainedModel | None = None
+        self.callbacks: list[CellCallback] = [
+            CalibrationLogger(self.config.evaluation.bins),
+            EarlyWarning(self.config.monitoring),
+            DiversityLogger(self.config.evaluation.diversity_samples),
+            WandbReplay(self.config.wandb),
+        ]
+
+    def execute(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "failure.json").unlink(missing_ok=True)
+        started = time.perf_counter()
+        with self._phase("mix"):
+            material = self._mix()
+        if not (self.folder / "model" / "config.json").exists():
+            with self._phase("train"):
+                self._train(material)
+        with self._phase("evaluate"):
+            context = self._context("evaluate")
+            self._evaluate(context, material)
+        with self._phase("generate"):
+            self._generate(context, material)
+        self._finish(context, material, time.perf_counter() - started)
+
+    # -- mix --------------------------------------------------------------------------------------------------------
+
+    def _mix(self) -> Material:
+        write_atomic(self.folder / "config.yaml", yaml.safe_dump(self._describe(), sort_keys=False))
+        material = prepare(self.cell, self.plan, self.store)
+        write_json(self.folder / "mixture.json", material.describe())
+        write_json(self.folder / "examples.json", material.show(5))
+        self.reporter.line(f"{self.cell.name}\n{material.tree()}")
+        return material
+
+    def _describe(self) -> dict[str, Any]:
+        model = dataclasses.asdict(self.plan.models[self.cell.model])
+        return {"cell": self.cell.to_dict(), "model": model, "study": to_plain(self.config)}
+
+    # -- train ------------------------------------------------------------------------------------------------------
+
+    def _train(self, material: Material) -> None:
+        start = self.runner.starting_weights(self.cell)
+        model, tokenizer = load_model(start), load_tokenizer(start)
+        settings, spec = self.config.training, self.plan.models[self.cell.model]
+        longest = min(settings.max_tokens or spec.context, spec.context)
+        encoded = encode_documents(tokenizer, material.documents, longest)
+        module = MixtureDataModule(
+            encoded,
+            material.mixture.epoch_order,
+            settings.batch_size,
+            self.plan.hardware.micro_batch,
+            settings.loss,  # type: ignore[arg-type]
+            names=material.mixture.ids(),
+        )
+        steps = module.steps_per_epoch * settings.epochs
+        torch.manual_seed(self.cell.seed)  # dropout, for models that have it
+        with self.reporter.bar(f"{self.cell.group} s{self.cell.seed} train", steps, "steps") as bar:
+            result = fit(
+                model,
+                module,
+                settings,
+                self.plan.hardware,
+                self.folder,
+                settings.learning_rate or spec.learning_rate,
+                loggers=[self.log],
+                callbacks=[] if self.runner.own_display else [StepProgress(bar.update)],
+                progress=self.runner.own_display,
+            )
+        if not result.finished:
+            raise KeyboardInterrupt
+        told = {
+            "loss": result.final_loss,
+            "tokens": result.tokens,
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "tokens_per_second": result.tokens_per_second,
+            "truncated": count_truncated(encoded),
+            "resumed": result.resumed_from is not None,
+        }
+        write_json(self.folder / "train.json", told)
+        card = model_card(self.cell, self.config, material.mixture, told)
+        export(model, tokenizer, self.folder / "model", card)
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def _load(self) -> PreTrainedModel:
+        """The exported model: what later cells, and users, will load."""
+        if self._model is None:
+            device = "cuda" if self.plan.hardware.accelerator == "gpu" else "cpu"
+            self._model = load_model(self.folder / "model").to(device)  # type: ignore[arg-type]
+            self.tokenizer = load_tokenizer(self.folder / "model")
+        return self._model
+
+    # -- evaluate ---------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, context: CellContext, material: Material) -> None:
+        for split, examples in (("validation", material.validation), ("test", material.test)):
+            rows = self._rows(split, examples)
+            for callback in self.callbacks:
+                callback.on_cell_evaluated(context, split, rows)
+
+    def _rows(self, split: str, examples: list[Example]) -> list[dict[str, Any]]:
+        table, lines = self.folder / "items.parquet", self.folder / "items.jsonl"
+        if table.exists() and not lines.exists():
+            frame = pd.read_parquet(table)
+            part = frame[frame["split"] == split].astype(object)
+            rows: list[dict[str, Any]] = part.where(part.notna(), None).to_dict("records")
+            return rows
+        model = self._load()
+        assert self.tokenizer is not None
+        generation = self.config.generation
+        evaluator = Evaluator(
+            model,
+            self.tokenizer,
+            self.task,
+            self.config.evaluation,
+            Sampling(generation.temperature, generation.top_p),
+            self.cell.hash,
+        )
+        done = 0
+        with self.reporter.bar(f"{self.cell.group} s{self.cell.seed} {split}", len(examples), "items") as bar:
+
+            def advance(n: int) -> None:
+                nonlocal done
+                done += n
+                bar.update(done)
+
+            rows = evaluator.evaluate(examples, split, lines, advance)
+        if split == "test":
+            self._write_items()
+        return rows
+
+    def _write_items(self) -> None:
+        lines, table = self.folder / "items.jsonl", self.folder / "items.parquet"
+        frame = pd.read_json(lines, lines=True, dtype=False, convert_dates=False)
+        temporary = table.with_suffix(".parquet.tmp")
+        frame.to_parquet(temporary, index=False)
+        temporary.replace(table)
+        lines.unlink()
+
+    # -- generate ---------------------------------------------------------------------------------------------------
+
+    def _generate(self, context: CellContext, material: Material) -> None:
+        wanted = max(self.needs.pool, self.config.evaluation.diversity_samples)
+        pool = Pool(
+            self.folder, self.task, self.config.generation.filter, material.train_index, material.test_index
+        )
+        if pool.stats.kept < wanted:
+            self._extend(pool, wanted, material)
+        kept = pool.kept()
+        if self.needs.pool > len(kept):
+            pool.kept(self.needs.pool)  # says why there are too few
+        header = len(self.task.header)
+        for callback in self.callbacks:
+            callback.on_cell_generated(context, [s.text[header:] for s in kept], material.reference)
+        context.results["pool"] = pool.stats.to_dict()
+        write_json(self.folder / "pool.json", context.results["pool"])
+        write_data_card(self.folder, self.task, dataclasses.asdict(self.config.generation), pool.stats)
+
+    def _extend(self, pool: Pool, wanted: int, material: Material) -> None:
+        model, settings = self._load(), self.config.generation
+        assert self.tokenizer is not None
+        context = self.plan.models[self.cell.model].context
+        prompts = PromptWriter(self.task, self.tokenizer, settings, material.external, self.cell.hash, context)
+        generator = Generator(model, self.tokenizer, settings.batch_size)
+        sampling = Sampling(settings.temperature, settings.top_p)
+        with self.reporter.bar(f"{self.cell.group} s{self.cell.seed} generate", wanted, "samples") as bar:
+            pool.extend(wanted, settings.max_tries, generator, prompts, sampling, bar.update)
+
+    # -- end --------------------------------------------------------------------------------------------------------
+
+    def _context(self, phase: str) -> CellContext:
+        def result(hash_: str | None) -> dict[str, Any] | None:
+            return self.store.result(self.plan.by_hash[hash_]) if hash_ and hash_ != self.cell.hash else None
+
+        return CellContext(
+            name=self.cell.name,
+            hash=self.cell.hash,
+            group=self.cell.group,
+            task=self.cell.task,
+            iteration=self.cell.iteration,
+            seed=self.cell.seed,
+            folder=self.folder,
+            log=lambda values: self.log.write(phase, values),
+            config=self._describe(),
+            baseline=result(self.cell.baseline),
+            parent=result(self.cell.parent),
+        )
+
+    def _finish(self, context: CellContext, material: Material, seconds: float) -> None:
+        self._model = None
+        result = {
+            **{k: v for k, v in self.cell.to_dict().items() if k not in ("index", "level")},
+            "family": self.task.family,
+            "metric": self.task.metric,
+            "test": context.results["test"],
+            "validation": context.results["validation"],
+            "diversity": context.results.get("diversity", {}),
+            "pool": context.results["pool"],
+            "mixture": material.counts(),
+            "train": self._read_json("train.json", {}),
+            "alert": context.results["alert"],
+            "timings": self.timings | {"total": sum(self.timings.values())},
+            "versions": versions(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        for callback in self.callbacks:
+            callback.on_cell_end(context)
+        write_json(self.folder / "result.json", result)
+        self.reporter.line(summary_line(result, seconds))
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """Adds up a phase's time over all attempts."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.timings.get(name, 0.0) + time.perf_counter() - started
+            self.timings[name] = round(spent, 3)
+        write_json(self.folder / "timings.json", self.timings)
+
+    def _read_json(self, name: str, default: Any) -> Any:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.exists() else default
+
+
+def summary_line(result: dict[str, Any], seconds: float) -> str:
+    """A cell's results in one line."""
+    test, alert = result["test"], result["alert"]
+    parts = [f"{result['metric']} {100 * test['score']:.1f} %", f"ECE {test['ece']:.3f}"]
+    if "diversity" in result["diversity"]:
+        parts.append(f"1 - self-BLEU {result['diversity']['diversity']:.3f}")
+    parts.append(f"invalid {100 * test['invalid_rate']:.1f} %")
+    if alert["level"] != "none":
+        parts.append(f"ECE {alert['level']}: {100 * alert['ece_rise']:+.0f} % on validation")
+    return f"{result['name']}: {', '.join(parts)} ({seconds:.1f} s)"
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were computed with."""
+    return {
+        "synthmix": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "lightning": lightning.__version__,
+    }
+
+
+def record_failure(folder: Path, error: BaseException, trace: str) -> None:
+    """``failure.json``: why a cell did not end, for ``status`` and the report."""
+    told = {"error": f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)}
+    told |= {"user_error": isinstance(error, UserError), "traceback": trace}  # type: ignore[dict-item]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "failure.json", told)
+
+
+Runner = Callable[[Cell], None]
