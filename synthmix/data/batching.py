@@ -1,0 +1,145 @@
+"""Batches that are the same on every machine.
+
+A *batch* is what one optimizer step sees: ``batch_size`` consecutive examples of the epoch's order. For the hardware it
+is sorted by length and split into *micro-batches*, the same number on every rank, so that padding is rare. The loss of
+a micro-batch is divided by the label tokens of the whole batch (``loss_tokens``), which every micro-batch carries: the
+gradient does not depend on the split.
+
+Rows are padded on the right and no attention mask is made: in a causal model a token sees only tokens before it, so
+real tokens never see padding, and without a mask attention takes its fast causal kernel. Padding is told from text by
+length alone, never by comparing ids with a padding id, which may be the EOS (SmolLM2) or may not exist (GPT-NeoX).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from synthmix.data.encoding import Encoded
+
+Loss = Literal["document", "completion"]
+#: Keys: input_ids, labels (int64, shape (rows, longest)), ids (names of the examples in the rows), loss_tokens and
+#: tokens (label and text tokens of the whole batch over all ranks), last (True: the optimizer steps after this one).
+MicroBatch = dict[str, Any]
+
+IGNORE = -100
+
+
+def micro_batches_per_step(batch_size: int, micro_batch: int, world_size: int) -> int:
+    """K, the micro-batches that a rank accumulates for one step: enough that none exceeds ``micro_batch`` examples."""
+    return ceil(batch_size / (micro_batch * world_size))
+
+
+def label_start(example: Encoded, loss: Loss) -> int:
+    """Index of the first token that is a label. The first token of a document has no predecessor to predict it."""
+    return max(1, example.completion_start) if loss == "completion" else 1
+
+
+def loss_tokens(example: Encoded, loss: Loss) -> int:
+    """Number of tokens of ``example`` that the loss covers."""
+    return max(0, len(example.ids) - label_start(example, loss))
+
+
+def pad(examples: Sequence[Encoded], loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(input_ids, labels)``, both int64 of shape (rows, longest); labels are -100 outside the loss.
+
+    No examples make one row without labels: a rank with nothing to do still takes the same steps as the others.
+    """
+    width = max((len(example.ids) for example in examples), default=2)
+    ids = np.zeros((max(1, len(examples)), width), dtype=np.int64)
+    labels = np.full_like(ids, IGNORE)
+    for row, example in enumerate(examples):
+        n, start = len(example.ids), label_start(example, loss)
+        ids[row, :n] = example.ids
+        labels[row, start:n] = ids[row, start:n]
+    return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+class BatchLoader:
+    """Iterates over one rank's micro-batches of one epoch; resumable at any batch.
+
+    Args:
+        encoded: the training documents, by slot.
+        epoch_order: epoch -> the slots in the order in which they are seen, int64 of shape (examples,).
+        batch_size: examples an optimizer step sees, over all ranks.
+        micro_batch: the most examples a rank takes at once.
+        rank, world_size: this process among those that train together.
+        loss: tokens that the loss covers.
+        names: names of the slots, for messages; the slots' numbers by default.
+    """
+
+    def __init__(
+        self,
+        encoded: Sequence[Encoded],
+        epoch_order: Callable[[int], np.ndarray],
+        batch_size: int = 32,
+        micro_batch: int = 32,
+        rank: int = 0,
+        world_size: int = 1,
+        loss: Loss = "document",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.encoded, self.epoch_order = encoded, epoch_order
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.loss: Loss = loss
+        self.names = names
+        self.micro_batches = micro_batches_per_step(batch_size, micro_batch, world_size)
+        self.steps = ceil(len(encoded) / batch_size)
+        self.epoch = 0
+        # Micro-batches handed out in the epoch, and where the next iteration starts after a resume.
+        self._position = 0
+        self._resume: tuple[int, int] | None = None
+
+    @property
+    def sampler(self) -> BatchLoader:
+        """Lightning calls ``set_epoch`` of a loader's ``sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps * self.micro_batches
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        # Lightning asks for the iterator before it sets the epoch; a generator's body runs at the first ``next``.
+        order = np.asarray(self.epoch_order(self.epoch))
+        epoch, start = self._resume or (self.epoch, 0)
+        self._resume = None
+        first, skip = divmod(start if epoch == self.epoch else 0, self.micro_batches)
+        for step in range(first, self.steps):
+            batch = self._split(order[step * self.batch_size : (step + 1) * self.batch_size])
+            for index in range(skip, self.micro_batches):
+                self._position = step * self.micro_batches + index + 1
+                yield batch[index]
+            skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this epoch stands, in micro-batches handed out."""
+        return {"epoch": self.epoch, "position": self._position, "micro_batches": self.micro_batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration continues there. The number of micro-batches a step may have changed since."""
+        position = state["position"] // state["micro_batches"] * self.micro_batches
+        self._resume, self._position, self.epoch = (state["epoch"], position), position, state["epoch"]
+
+    def _split(self, slots: np.ndarray) -> list[MicroBatch]:
+        """This rank's micro-batches of the batch ``slots``; ranks get neighbours in length, so none waits long."""
+        lengths = [len(self.encoded[slot].ids) for slot in slots]
+        by_length = slots[np.argsort(lengths, kind="stable")]
+        shares = np.array_split(by_length, self.micro_batches * self.world_size)[self.rank :: self.world_size]
+        total = {
+            "loss_tokens": sum(loss_tokens(self.encoded[slot], self.loss) for slot in slots),
+            "tokens": sum(lengths),
+        }
+        return [self._micro_batch(share, total | {"last": k == len(shares) - 1}) for k, share in enumerate(shares)]
+
+    def _micro_batch(self, slots: np.ndarray, common: dict[str, Any]) -> MicroBatch:
+        input_ids, labels = pad([self.encoded[slot] for slot in slots], self.loss)
+        ids = [str(slot) if self.names is None else self.names[slot] for slot in slots]
+        return {"input_ids": input_ids, "labels": labels, "ids": ids, **common}

@@ -1,0 +1,195 @@
+"""Fine-tuning one model with Lightning's Trainer."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, ThroughputMonitor
+from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedModel
+
+from synthmix.config.schema import HardwareConfig, TrainingConfig
+from synthmix.data.datamodule import MixtureDataModule
+from synthmix.models.checkpoints import AtomicCheckpointIO, newest_checkpoint, remove_requeue_checkpoints
+from synthmix.models.module import CausalLMModule
+
+# Batches over which ThroughputMonitor averages.
+_WINDOW = 20
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit did, over all its attempts: ``seconds`` and ``tokens`` include those before a resume.
+
+    ``tokens`` are tokens of text (no padding); ``finished`` is False if a callback stopped the run early.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    final_loss: float
+    parameters: int
+    resumed_from: str | None
+    finished: bool
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning from describing the machine and advertising at every start; warnings still come through."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # Our loader resumes in the middle of an epoch, and needs no workers to cut padded rows.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def total_steps(datamodule: MixtureDataModule, training: TrainingConfig) -> int:
+    """Optimizer steps of a whole fit."""
+    steps = datamodule.steps_per_epoch * training.epochs
+    return steps if training.max_steps is None else min(steps, training.max_steps)
+
+
+def _checkpoints(folder: Path, every_steps: int | None) -> list[Callback]:
+    """``checkpoints/last.ckpt`` at the end of every epoch, and every ``every_steps`` optimizer steps."""
+    common = {"dirpath": folder / "checkpoints", "save_last": True, "save_top_k": 0, "enable_version_counter": False}
+    callbacks: list[Callback] = [ModelCheckpoint(**common, every_n_epochs=1, save_on_train_epoch_end=True)]
+    if every_steps:
+        callbacks.append(ModelCheckpoint(**common, every_n_train_steps=every_steps))
+    return callbacks
+
+
+def _throughput() -> ThroughputMonitor:
+    # A row that a rank holds only to keep step has no id and no tokens that count.
+    return ThroughputMonitor(
+        batch_size_fn=lambda batch: len(batch["ids"]),
+        length_fn=lambda batch: int((batch["labels"] != -100).sum()) + len(batch["ids"]),
+        window_size=_WINDOW,
+    )
+
+
+def make_trainer(
+    folder: Path,
+    training: TrainingConfig,
+    hardware: HardwareConfig,
+    accumulation: int,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    log_every_steps: int = 10,
+) -> L.Trainer:
+    """A Trainer that does nothing beyond training: no sanity check, no summary, no sampler of its own."""
+    plugins = [] if _writes_folders(hardware.strategy) else [AtomicCheckpointIO()]
+    bar = [RichProgressBar(leave=True)] if progress else []
+    return L.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,
+        max_epochs=training.epochs,
+        max_steps=-1 if training.max_steps is None else training.max_steps,
+        accumulate_grad_batches=accumulation,
+        gradient_clip_val=training.gradient_clip or None,
+        default_root_dir=folder,
+        logger=list(loggers) or False,
+        callbacks=[*bar, *callbacks],
+        plugins=plugins,
+        log_every_n_steps=log_every_steps,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+    )
+
+
+def _writes_folders(strategy: str) -> bool:
+    return strategy.startswith(("deepspeed", "fsdp", "model_parallel"))
+
+
+def fit(
+    model: PreTrainedModel | Callable[[], PreTrainedModel],
+    datamodule: MixtureDataModule,
+    training: TrainingConfig,
+    hardware: HardwareConfig,
+    folder: Path,
+    learning_rate: float,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    checkpoint_every_steps: int | None = None,
+    log_every_steps: int = 10,
+) -> FitResult:
+    """Trains ``model`` in place, resuming from the newest valid checkpoint in ``folder``.
+
+    Args:
+        model: the model, or a function that makes it once the strategy is ready.
+        datamodule: the examples; its ``batch_size`` is the optimizer's.
+        training, hardware: what to do and what to do it on.
+        folder: the cell's folder, of its own: a checkpoint found there is this run's.
+        learning_rate: the peak.
+        loggers, callbacks: Lightning's or one's own, beside the throughput monitor and the checkpoints.
+        progress: show a progress bar.
+        checkpoint_every_steps: also write a checkpoint every so many steps; one is written at every epoch's end.
+        log_every_steps: optimizer steps between two rows of the log.
+
+    Raises:
+        NonFiniteLoss: naming the step and the examples of its batch.
+    """
+    steps = total_steps(datamodule, training)
+    module = CausalLMModule(model, training, learning_rate, steps)
+    accumulation = datamodule.accumulation(hardware.devices * hardware.nodes)
+    found = newest_checkpoint(folder)
+    monitor = [_throughput()] if loggers else []
+    with quiet():
+        trainer = make_trainer(
+            folder,
+            training,
+            hardware,
+            accumulation,
+            loggers,
+            [*monitor, *callbacks, *_checkpoints(folder, checkpoint_every_steps)],
+            progress,
+            log_every_steps,
+        )
+        started = time.perf_counter()
+        module.clock = lambda: time.perf_counter() - started
+        trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
+    finished = trainer.global_step >= steps
+    if finished and trainer.is_global_zero:
+        remove_requeue_checkpoints(folder)
+    return _result(module, trainer.global_step, found, finished)
+
+
+def _result(module: CausalLMModule, steps: int, found: Path | None, finished: bool) -> FitResult:
+    seconds = module.earlier_seconds + module.clock()
+    return FitResult(
+        steps=steps,
+        tokens=module.tokens_seen,
+        seconds=seconds,
+        tokens_per_second=module.tokens_seen / seconds,
+        final_loss=module.last_loss,
+        parameters=sum(p.numel() for p in module.causal_lm.parameters()),
+        resumed_from=None if found is None else str(found),
+        finished=finished,
+    )

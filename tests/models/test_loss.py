@@ -1,0 +1,176 @@
+"""The fused loss against plain transformers, on every family it claims."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from synthmix.data.batching import IGNORE, pad
+from synthmix.data.encoding import Encoded
+from synthmix.models.loss import causal_lm_loss, is_head_only, linear_cross_entropy
+
+SMALL = {"vocab_size": 67, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+GEMMA = {**SMALL, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "gpt_neox": GPTNeoXConfig(**SMALL, intermediate_size=32),
+    "gpt_neox tied": GPTNeoXConfig(**SMALL, intermediate_size=32, tie_word_embeddings=True),
+    "llama": LlamaConfig(**SMALL, intermediate_size=32),
+    "llama tied": LlamaConfig(**SMALL, intermediate_size=32, tie_word_embeddings=True),
+    "opt": OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=8, dropout=0.0),
+    "gemma": GemmaConfig(**GEMMA),
+    "gemma3_text": Gemma3TextConfig(**GEMMA, sliding_window=4),
+    "qwen2": Qwen2Config(**SMALL, intermediate_size=32, num_key_value_heads=2),
+    # Not head-only: logits capped, or a family that nobody has checked.
+    "gemma2 capped": Gemma2Config(**GEMMA, final_logit_softcapping=30.0),
+    "gpt2": GPT2Config(vocab_size=67, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+}
+DOCS = [Encoded([5, 0, 9, 2, 2, 7, 1], 3), Encoded([8, 3, 4], 1), Encoded([11, 12, 13, 14, 15], 5)]
+
+
+def tiny(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIGS[name]).train()
+
+
+def reference(model: PreTrainedModel, docs: list[Encoded], first: int | None) -> torch.Tensor:
+    """Sum of token losses, one unpadded document at a time, by the model's own forward."""
+    total = torch.zeros(())
+    for doc in docs:
+        ids = torch.tensor([doc.ids])
+        logits = model(input_ids=ids).logits[0, :-1].float()
+        start = (doc.completion_start if first is None else first) - 1
+        total = total + F.cross_entropy(logits[max(0, start) :], ids[0, max(1, start + 1) :], reduction="sum")
+    return total
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("loss", ["document", "completion"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_loss_and_gradients_equal_plain_transformers(name: str, loss: str) -> None:
+    model = tiny(name)
+    expected = reference(model, DOCS, 1 if loss == "document" else None)
+    expected.backward()
+    wanted = gradients(model)
+    found = causal_lm_loss(model, *pad(DOCS, loss))
+    found.backward()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    got = gradients(model)
+    assert got.keys() == wanted.keys()
+    for parameter, gradient in wanted.items():
+        torch.testing.assert_close(got[parameter], gradient, atol=1e-5, rtol=1e-4, msg=parameter)
+
+
+def test_which_families_take_the_short_path() -> None:
+    assert {name for name in CONFIGS if is_head_only(tiny(name))} == CONFIGS.keys() - {"gemma2 capped", "gpt2"}
+
+
+def test_a_hooked_head_is_called_as_a_module() -> None:
+    model, seen = tiny("llama"), []
+    model.get_output_embeddings().register_forward_hook(lambda *args: seen.append(1))
+    plain = causal_lm_loss(tiny("llama"), *pad(DOCS, "document"))
+    torch.testing.assert_close(causal_lm_loss(model, *pad(DOCS, "document")), plain)
+    assert seen
+
+
+def test_no_labels_still_reach_every_parameter() -> None:
+    model = tiny("gpt_neox")
+    ids, labels = pad([], "document")
+    loss = causal_lm_loss(model, ids, labels)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(2, 7), st.integers(1, 9), st.booleans())
+def test_linear_cross_entropy_equals_autograd(n: int, width: int, vocabulary: int, rows: int, biased: bool) -> None:
+    torch.manual_seed(n)
+    inputs = [torch.randn(n, width), torch.randn(vocabulary, width), torch.randn(vocabulary)]
+    inputs = [tensor.double().requires_grad_() for tensor in inputs[: 3 if biased else 2]]
+    targets = torch.randint(vocabulary, (n,))
+    bias = inputs[2] if biased else None
+    expected = 0.3 * F.cross_entropy(F.linear(inputs[0], inputs[1], bias), targets, reduction="sum")
+    found = 0.3 * linear_cross_entropy(inputs[0], inputs[1], targets, bias, rows=rows)
+    torch.testing.assert_close(found, expected)
+    for got, wanted in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_gradcheck() -> None:
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((4, 3), (5, 3)))
+    targets = torch.tensor([0, 4, 2, 2])
+    assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets, rows=3), (hidden, weight))
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden = torch.tensor([[1e4, 0.0]], requires_grad=True)
+    weight = torch.eye(2, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(1e4)
+    assert hidden.grad.tolist() == [[1.0, -1.0]]
+
+
+def test_half_precision_sums_in_single() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(4000, 16), torch.randn(300, 16)
+    targets = torch.randint(300, (4000,))
+    exact = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    halves = [t.bfloat16().requires_grad_() for t in (hidden, weight)]
+    loss = linear_cross_entropy(*halves, targets, rows=64)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=2e-3)
+    assert [t.grad.dtype for t in halves] == [torch.bfloat16] * 2
+
+
+def test_autocast_equals_autocast_transformers() -> None:
+    model = tiny("llama tied")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = reference(model, DOCS, 1)
+        expected.backward()
+        wanted = gradients(model)
+        found = causal_lm_loss(model, *pad(DOCS, "document"))
+    found.backward()
+    got = gradients(model)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected.item(), rel=5e-3)
+    for name, gradient in wanted.items():
+        assert got[name].dtype == torch.float32
+        torch.testing.assert_close(got[name], gradient, atol=0.05 * gradient.abs().max().item(), rtol=0.1)
+
+
+def test_frozen_head_gets_no_gradient() -> None:
+    hidden, weight = torch.randn(3, 2, requires_grad=True), torch.randn(4, 2)
+    linear_cross_entropy(hidden, weight, torch.tensor([0, 1, 3])).backward()
+    assert weight.grad is None
+    assert hidden.grad.any()
+
+
+def test_padding_to_the_longest_changes_nothing() -> None:
+    ids, labels = pad(DOCS, "document")
+    wide = F.pad(ids, (0, 5)), F.pad(labels, (0, 5), value=IGNORE)
+    for name in CONFIGS:
+        model = tiny(name)
+        torch.testing.assert_close(causal_lm_loss(model, *wide), causal_lm_loss(model, ids, labels))
