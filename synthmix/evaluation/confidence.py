@@ -73,7 +73,7 @@ def _token_at(ids: Sequence[int], position: int, tokenizer: PreTrainedTokenizerB
     low, high = 0, len(ids) - 1
     while low < high:
         middle = (low + high) // 2
-        if len(tokenizer.decode(ids[: middle + 1], skip_special_tokens=True)) > position:
+        if len(tokenizer.decode(ids[: middle + 1])) > position:
             high = middle
         else:
             low = middle + 1

@@ -1,0 +1,37 @@
+# synthmix: make help
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two workers with one thread each beat one with two on models this small; waiting threads must not spin.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help quickstart test test-slow checks clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first and by its pin: a looser request may bring several gigabytes of CUDA
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+quickstart: $(VENV)/.installed  ## the whole protocol on the nano suite; ends by naming the report it wrote
+	$(BIN)/synthmix run quickstart
+
+test: $(VENV)/.installed  ## the fast tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-slow: $(VENV)/.installed  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+checks: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check synthmix tests experiments
+	$(BIN)/ruff format --check synthmix tests experiments
+	$(BIN)/mypy synthmix
+
+clean:  ## removes the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
