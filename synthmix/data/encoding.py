@@ -45,7 +45,8 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
         UserError: if the tokenizer has no EOS; a model trained without one never learns to stop.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer '{tokenizer.name_or_path}' has no EOS token; set eos_token in its configuration")
+        name = tokenizer.name_or_path
+        raise UserError(f"the tokenizer '{name}' has no EOS token; set eos_token in its tokenizer_config.json")
     return tokenizer.eos_token_id
 
 

@@ -19,7 +19,7 @@ from synthmix.data.batching import IGNORE
 
 #: Families whose forward is ``head(base(ids))`` and nothing else: no scaling or capping of logits, no auxiliary loss.
 HEAD_ONLY = frozenset(
-    {"gpt_neox", "llama", "opt", "gemma", "gemma3_text", "qwen2", "qwen3", "mistral", "olmo", "olmo2", "phi3", "smollm3"}
+    {"gpt_neox", "llama", "opt", "gemma", "gemma3_text", "qwen2", "qwen3", "mistral", "olmo2", "smollm3"}
 )
 # Logits in a slice: 64 MB in fp32 on a CPU (256 to 512 rows of 50,304 were fastest), more where launches cost.
 _SLICE = {"cpu": 2**24}
@@ -53,10 +53,9 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Sum of the token losses (fp32) and its gradients with respect to hidden, weight and bias where needed."""
     states, head = hidden.to(dtype), weight.to(dtype)
-    sums = [torch.float32 if t is not None and t.dtype.itemsize < 4 else getattr(t, "dtype", None) for t in (weight, bias)]
     grad_hidden = torch.empty_like(hidden) if needs[0] else None
-    grad_weight = torch.zeros_like(weight, dtype=sums[0]) if needs[1] else None
-    grad_bias = torch.zeros_like(bias, dtype=sums[1]) if bias is not None and needs[2] else None
+    grad_weight = _accumulator(weight) if needs[1] else None
+    grad_bias = _accumulator(bias) if bias is not None and needs[2] else None
     accurate = torch.promote_types(dtype, torch.float32)
     total = hidden.new_zeros((), dtype=accurate)
     buffer = torch.empty((min(rows, len(targets)), len(weight)), dtype=dtype, device=hidden.device)
@@ -78,6 +77,11 @@ def _loss_and_gradients(
     grads = (grad_hidden, grad_weight, grad_bias)
     like = (hidden, weight, bias)
     return total, tuple(None if g is None else g.to(t.dtype) for g, t in zip(grads, like, strict=True))
+
+
+def _accumulator(like: Tensor) -> Tensor:
+    """Zeros to sum a gradient in: thousands of slices would drown in bf16."""
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _softmax_minus_one_hot_(logits: Tensor, target: Tensor) -> Tensor:

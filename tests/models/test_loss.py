@@ -15,10 +15,14 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
     OPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
 )
 
 from synthmix.data.batching import IGNORE, pad
@@ -35,6 +39,10 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "opt": OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=8, dropout=0.0),
     "gemma": GemmaConfig(**GEMMA),
     "gemma3_text": Gemma3TextConfig(**GEMMA, sliding_window=4),
+    "qwen3": Qwen3Config(**SMALL, intermediate_size=32, num_key_value_heads=1, head_dim=8),
+    "mistral": MistralConfig(**SMALL, intermediate_size=32, num_key_value_heads=1, sliding_window=4),
+    "olmo2": Olmo2Config(**SMALL, intermediate_size=32),
+    "smollm3": SmolLM3Config(**SMALL, intermediate_size=32, num_key_value_heads=1, pad_token_id=0),
     "qwen2": Qwen2Config(**SMALL, intermediate_size=32, num_key_value_heads=2),
     # Not head-only: logits capped, or a family that nobody has checked.
     "gemma2 capped": Gemma2Config(**GEMMA, final_logit_softcapping=30.0),

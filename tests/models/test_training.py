@@ -292,7 +292,8 @@ test_training.CPU = HardwareConfig(devices=2, strategy="ddp", micro_batch=2)
 spy = Spy()
 model, result = run(Path({out!r}), data(2), spy, training={{"epochs": 1}})
 if result and torch.distributed.get_rank() == 0:
-    torch.save((spy.gradients, weights := [p.detach() for p in model.parameters()], result.final_loss), {out!r} + "/out.pt")
+    trained = [p.detach() for p in model.parameters()]
+    torch.save((spy.gradients, trained, result.final_loss), {out!r} + "/out.pt")
 torch.distributed.destroy_process_group()
 """
 
