@@ -44,7 +44,7 @@ THREADS = 2
 MIX = {"nano-commonsense": 0.2, "nano-math": 0.3, "nano-facts": 0.15, "nano-reading": 0.2, "nano-code": 0.15}
 #: Different documents of a task; more than that many are met again. Few for the facts: a pool near the size of the
 #: split would hold rare and famous lands alike.
-POOLS = {"nano-commonsense": 60_000, "nano-math": 60_000, "nano-facts": 6_000, "nano-reading": 60_000, "nano-code": 60_000}
+POOLS = dict.fromkeys(MIX, 60_000) | {"nano-facts": 6_000}
 MICRO_BATCHES = 4
 WARM_UP = 0.05
 VOCABULARY = 640

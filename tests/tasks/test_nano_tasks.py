@@ -216,7 +216,7 @@ def test_code_phrases_mean_one_thing() -> None:
         ('def f(xs):\n    """Sort the list, return the sum."""\nreturn 1', "indented"),
         ('def f(xs):\n    """Sort the cats, return the sum."""\n    return 1', "unknown phrase"),
         ('def f(xs):\n    """Sort the list."""\n    return 1', "known return"),
-        ('def f(xs):\n    """' + "Square each" + ", square each" * 40 + ', return the sum."""\n    return 1', "more steps"),
+        ('def f(xs):\n    """S' + "quare each, s" * 40 + 'ort the list, return the sum."""\n    return 1', "more steps"),
         ('def f(xs):\n    """sort the list, return the sum."""\n    return 1', "not a specification"),
     ],
 )
