@@ -1,0 +1,37 @@
+"""Analysis: one table of cells, one of items; statistics, tables, figures and a report.
+
+>>> from synthmix.analysis import load_study                                      # doctest: +SKIP
+>>> study = load_study("quickstart")                                              # doctest: +SKIP
+>>> study.cells[["name", "status", "test_score"]], study.items.groupby("hash").score.mean()  # doctest: +SKIP
+"""
+
+from synthmix.analysis.conditions import Analysis
+from synthmix.analysis.load import StudyData, load_study
+from synthmix.analysis.report import write_report
+from synthmix.analysis.statistics import (
+    Difference,
+    Interval,
+    bonferroni,
+    ece_interval,
+    hierarchical_bootstrap,
+    mcnemar,
+    paired_difference,
+    paired_t,
+    wilson,
+)
+
+__all__ = [
+    "Analysis",
+    "Difference",
+    "Interval",
+    "StudyData",
+    "bonferroni",
+    "ece_interval",
+    "hierarchical_bootstrap",
+    "load_study",
+    "mcnemar",
+    "paired_difference",
+    "paired_t",
+    "wilson",
+    "write_report",
+]

@@ -1,0 +1,297 @@
+"""The study in plain sentences, each one computed from the tables: what was run, what came out, what cannot be said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import pandas as pd
+
+from synthmix.analysis.conditions import Analysis, of, percent
+from synthmix.analysis.tables import WELL_PLACED, Column, of_iterations, show, show_p
+
+#: Sentences on single conditions, at most; the tables have the rest.
+MAX_SENTENCES = 6
+ALPHA = 0.05
+_SCORE = Column("score", "", "percent interval")
+_ECE = Column("ece", "", "decimal interval")
+
+
+def facts(analysis: Analysis) -> list[tuple[str, str]]:
+    """What was run, as (name, value): cells, models, tasks, grid, seeds, items, time."""
+    cells, done = analysis.study.cells, analysis.study.done
+    counts = cells.status.value_counts()
+    state = f"{len(done)} of {len(cells)} done" + "".join(
+        f", {counts[s]} {s}" for s in ("failed", "started", "planned") if s in counts
+    )
+    models = [f"{m} ({_size(p)})" if p else str(m) for m, p in _models(cells)]
+    found = [
+        ("Cells", state),
+        ("Models", ", ".join(models) or "none"),
+        ("Tasks", ", ".join(sorted(set(cells.task)))),
+        ("Synthetic shares", ", ".join(percent(p) for p in sorted(set(cells.proportion))) + " %"),
+        ("Iterations", f"{int(cells.iteration.max())} after phase 0" if len(cells) else "none"),
+        ("Seeds", _listed(sorted(set(cells.seed)))),
+    ]
+    modes = sorted(set(cells["mode"]) - {"baseline"})
+    if modes:
+        found.insert(4, ("Mixing", ", ".join(modes)))
+    if len(analysis.conditions):
+        sizes = sorted({int(n) for n in analysis.conditions.n_items})
+        found.append(("Test items a cell", f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"))
+    if "timings_total" in done and done.timings_total.notna().any():
+        found.append(("Compute", duration(float(done.timings_total.sum()))))
+    return found
+
+
+def results(analysis: Analysis) -> list[str]:
+    """The main results, with intervals."""
+    if analysis.study.done.empty:
+        return ["No cell has finished, so there is no result."]
+    return [
+        *_overview(analysis),
+        *_single_conditions(analysis),
+        *_calibration(analysis),
+        *_diversity(analysis),
+        *_alerts(analysis),
+        *_contamination(analysis),
+    ]
+
+
+def limits(analysis: Analysis) -> list[str]:
+    """What the data cannot support, in plain sentences."""
+    conditions = analysis.conditions
+    return [
+        *_unfinished(analysis.study.cells),
+        *(_precision(conditions) if len(conditions) else []),
+        *_placement(of(conditions, iteration=0)),
+        *_without_control(conditions),
+        *_capped(analysis.study.done),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def day(iso: object) -> str:
+    """The day and minute of an ISO time; the text as it is, if it is none."""
+    try:
+        return datetime.fromisoformat(str(iso)).strftime("%d %B %Y, %H:%M").lstrip("0")
+    except ValueError:
+        return str(iso)
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+def _overview(analysis: Analysis) -> Iterator[str]:
+    chains = of_iterations(analysis.conditions)
+    if chains.empty:
+        yield "Only phase 0 has finished: there are baseline scores, and no effect of synthetic text yet."
+        yield from _baseline_scores(analysis.conditions)
+        return
+    tested = chains[chains.p_value.notna()]
+    if tested.empty:
+        yield "No condition with synthetic text has a finished 0 % control, so no effect can be stated."
+        return
+    sure = tested[tested.p_bonferroni < ALPHA]
+    lower, higher = int((sure.difference < 0).sum()), int((sure.difference > 0).sum())
+    rest = len(tested) - lower - higher
+    noun = "comparison" if len(tested) == 1 else "comparisons"
+    text = f"Of {len(tested)} {noun} with the 0 % control, {lower} scored lower and {higher} higher (p < 0.05 after Bonferroni)."
+    if rest:
+        text += f" The other {rest} cannot be told from no difference with this many items and seeds, which does not make them safe."
+    yield text
+
+
+def _baseline_scores(conditions: pd.DataFrame) -> Iterator[str]:
+    for _, row in conditions.head(MAX_SENTENCES).iterrows():
+        yield f"{row.task}, {row.model}: {row.metric} is {_score(row)} at phase 0."
+
+
+def _single_conditions(analysis: Analysis) -> Iterator[str]:
+    """The highest share of each chain at its last iteration."""
+    tested = of_iterations(analysis.conditions)
+    tested = tested[tested.difference.notna()] if len(tested) else tested
+    if tested.empty:
+        return
+    last = tested.sort_values(["iteration", "proportion"]).groupby(["task", "model", "mode"]).tail(1)
+    order = last.assign(size=last.difference.abs()).sort_values("size", ascending=False)
+    for _, row in order.head(MAX_SENTENCES).iterrows():
+        yield _sentence(row, several_modes=last["mode"].nunique() > 1)
+    if len(order) > MAX_SENTENCES:
+        yield f"These are the {MAX_SENTENCES} largest of {len(order)} chains; the tables have all of them."
+
+
+def _sentence(row: pd.Series, several_modes: bool) -> str:
+    mode = f" ({row['mode']})" if several_modes else ""
+    side, flip = ("below", -1) if row.difference < 0 else ("above", 1)
+    ends = sorted(100 * flip * end for end in (row.difference_low, row.difference_high))
+    text = (
+        f"{row.task}, {row.model}{mode}: with {percent(row.proportion)} % synthetic text at iteration {int(row.iteration)},"
+        f" {row.metric} is {_score(row)}, {abs(100 * row.difference):.1f} points [{ends[0]:.1f}, {ends[1]:.1f}] {side} the control"
+    )
+    if pd.notna(row.relative):
+        text += f" ({100 * row.relative:+.0f} % relative)"
+    sure = row.p_bonferroni < ALPHA
+    said = show_p(row.p_bonferroni)
+    p = f"p < {said[1:]}" if said.startswith("<") else f"p = {said}"
+    text += f"; {'distinguishable' if sure else 'not distinguishable'} from no difference ({p} after Bonferroni)."
+    return text.replace(" -", " −").replace("[-", "[−").replace("(-", "(−")
+
+
+def _score(row: pd.Series) -> str:
+    shown = show(row, _SCORE)
+    return f"{shown.value} % {shown.interval}".strip()
+
+
+def _calibration(analysis: Analysis) -> Iterator[str]:
+    pairs = list(_extremes(analysis.conditions))
+    if not pairs:
+        return
+    apart = [(c, t) for c, t in pairs if t.ece_low > c.ece_high or t.ece_high < c.ece_low]
+    for control, top in pairs[:3]:
+        yield (
+            f"{top.task}, {top.model}: ECE is {show(top, _ECE)} at {percent(top.proportion)} % and"
+            f" {show(control, _ECE)} at 0 %, iteration {int(top.iteration)}"
+            f" ({'intervals apart' if any(top is t for _, t in apart) else 'intervals overlap'})."
+        )
+    mixed = sorted({str(t.task) for c, t in pairs if _estimators_disagree(c, t)})
+    if mixed:
+        yield f"Whether the ECE rises or falls depends on the confidence estimator for {_listed(mixed)}."
+
+
+def _extremes(conditions: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
+    """(control, highest share) of each chain at its last iteration, where both are there."""
+    chains = of_iterations(conditions)
+    if chains.empty:
+        return
+    for _, chain in chains[chains.proportion > 0].groupby(["task", "model", "mode"]):
+        top = chain.sort_values(["iteration", "proportion"]).iloc[-1]
+        control = of(chains, task=top.task, model=top.model, iteration=top.iteration, proportion=0.0)
+        if len(control) and pd.notna(top.ece):
+            yield control.iloc[0], top
+
+
+def _estimators_disagree(control: pd.Series, top: pd.Series) -> bool:
+    names = [n for n in control.index if str(n).endswith("_ece") and pd.notna(control[n]) and pd.notna(top[n])]
+    return len({bool(top[name] > control[name]) for name in names}) > 1
+
+
+def _diversity(analysis: Analysis) -> Iterator[str]:
+    conditions = analysis.conditions
+    if "diversity_diversity" not in conditions:
+        return
+    known = conditions[conditions.diversity_diversity.notna()]
+    for (task, model), group in list(known.groupby(["task", "model"]))[:3]:
+        start, later = of(group, iteration=0), group[group.proportion > 0]
+        if len(start) and len(later):
+            end = later.sort_values(["iteration", "proportion"]).iloc[-1]
+            yield (
+                f"{task}, {model}: the diversity of the written text (1 − self-BLEU) is {start.iloc[0].diversity_diversity:.3f}"
+                f" at phase 0 and {end.diversity_diversity:.3f} after iteration {int(end.iteration)} with"
+                f" {percent(end.proportion)} % (no interval)."
+            )
+
+
+def _alerts(analysis: Analysis) -> Iterator[str]:
+    done = analysis.study.done
+    if "alert_level" not in done:
+        return
+    watched = done[(done.iteration > 0) & done.alert_level.notna()]
+    counts = watched.alert_level.value_counts()
+    if len(watched):
+        yield (
+            f"Early warning on validation ECE: {counts.get('warning', 0)} of {len(watched)} cells at the level warning,"
+            f" {counts.get('critical', 0)} at critical. Whether that foretells a loss is not tested here."
+        )
+
+
+def _contamination(analysis: Analysis) -> Iterator[str]:
+    done = analysis.study.done
+    if "pool_copies_test" not in done or not done.pool_tries.sum():
+        return
+    tries, test, train = (int(done[f"pool_{c}"].sum()) for c in ("tries", "copies_test", "copies_train"))
+    yield (
+        f"Of {tries:,} written texts, {train:,} state a training question again ({train / tries:.1%}) and {test:,} a test"
+        f" question ({test / tries:.1%})."
+    ).replace("%)", " %)")
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+def _unfinished(cells: pd.DataFrame) -> Iterator[str]:
+    missing = cells[cells.status != "done"]
+    failed = missing[missing.status == "failed"]
+    if len(failed):
+        yield f"{_cells(len(failed))} failed: {_listed(list(failed.name)[:3])}{' …' if len(failed) > 3 else ''}."
+    if len(missing) > len(failed):
+        yield f"{_cells(len(missing) - len(failed))} not finished yet; everything here is from the others."
+
+
+def _precision(conditions: pd.DataFrame) -> Iterator[str]:
+    seeds = int(conditions.n_seeds.max())
+    if seeds == 1:
+        yield (
+            "Each condition is one training run. The intervals say how the score would vary with other test items; they"
+            " do not say how it would vary with another seed."
+        )
+    elif seeds < 5:
+        yield f"{seeds} seeds show the variation between training runs only roughly: intervals tend to be too narrow."
+    tested = conditions[conditions.difference.notna()] if "difference" in conditions else conditions.iloc[:0]
+    if len(tested):
+        width = 50 * (tested.difference_high - tested.difference_low)
+        yield (
+            f"Differences smaller than about {_span(width)} points (half of a 95 % interval) would not be"
+            " distinguishable from none."
+        )
+
+
+def _placement(baselines: pd.DataFrame) -> Iterator[str]:
+    low, high = WELL_PLACED
+    for _, row in baselines.iterrows():
+        if not low <= row.score <= high:
+            side = "floor: a loss has little room to show" if row.score < low else "ceiling: a gain cannot show"
+            yield f"{row.task}, {row.model}: the baseline of {100 * row.score:.1f} % is close to the {side}."
+
+
+def _without_control(conditions: pd.DataFrame) -> Iterator[str]:
+    missing = conditions[conditions.control == "missing"]
+    if len(missing):
+        noun = "condition has" if len(missing) == 1 else "conditions have"
+        yield f"{len(missing)} {noun} no finished 0 % chain at the same iteration, hence no stated effect."
+
+
+def _capped(done: pd.DataFrame) -> Iterator[str]:
+    if "pool_capped" in done and (capped := done[done.pool_capped == True]).shape[0]:  # noqa: E712 - None is not False
+        yield f"{_cells(len(capped))} stopped writing at the cap on attempts: their filter rejected too much to fill the pool."
+
+
+def _span(values: pd.Series) -> str:
+    low, high = f"{values.min():.1f}", f"{values.max():.1f}"
+    return low if low == high else f"{low} to {high} (depending on the condition)"
+
+
+def _models(cells: pd.DataFrame) -> list[tuple[str, float]]:
+    known = cells[["model", "parameters"]].drop_duplicates("model").fillna({"parameters": 0})
+    return [(m, float(p)) for m, p in known.sort_values("parameters").itertuples(index=False)]
+
+
+def _size(parameters: float) -> str:
+    for unit, size, least in (("B", 1e9, 1e9), ("M", 1e6, 1e5), ("k", 1e3, 1e3)):
+        if parameters >= least:
+            return f"{parameters / size:.3g}{unit} parameters"
+    return f"{parameters:.0f} parameters"
+
+
+def _listed(words: Sequence[object]) -> str:
+    return ", ".join(map(str, words))
+
+
+def _cells(n: int) -> str:
+    return "1 cell" if n == 1 else f"{n} cells"
