@@ -105,10 +105,10 @@ def counts(mode: str, proportion: float, n: int, iteration: int) -> Counts:
 
     Iteration 0 is the baseline: external alone, in every mode.
     """
-    if mode not in MODES:
-        raise ConfigError([f"modes: {unknown('mode', mode, MODES)}"])
     if iteration == 0:
         return Counts(n, ())
+    if mode not in MODES:
+        raise ConfigError([f"modes: {unknown('mode', mode, MODES)}"])
     if mode == "recursive":
         return Counts(0, (n,))
     if mode == "replace":
