@@ -74,10 +74,20 @@ class PoolStats:
 
     def to_dict(self) -> dict[str, Any]:
         wellformed = 1 - self.malformed / self.tries if self.tries else 0.0
-        by_split = {f"copies_{s}": self.copies[s] for s in ("train", "test")}
-        by_split |= {f"overlap_{s}": self.overlap[s] for s in ("train", "test")}
-        plain = {k: v for k, v in asdict(self).items() if k not in ("copies", "overlap")}
-        return plain | by_split | {"wellformed_rate": wellformed}
+        return {
+            "tries": self.tries,
+            "kept": self.kept,
+            "malformed": self.malformed,
+            "wellformed_rate": wellformed,
+            "dropped": dict(self.dropped),
+            "reasons": dict(self.reasons),
+            "copies_train": self.copies["train"],
+            "copies_test": self.copies["test"],
+            "overlap_train": self.overlap["train"],
+            "overlap_test": self.overlap["test"],
+            "tokens": self.tokens,
+            "capped": self.capped,
+        }
 
 
 class Pool:

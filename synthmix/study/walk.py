@@ -90,8 +90,10 @@ def states(plan: Plan, store: Store, cells: Iterable[Cell] | None = None) -> dic
 def make_runner(plan: Plan, store: Store, reporter: Reporter, threads: int, own_display: bool = False) -> CellRunner:
     """A runner in this process, with its share of the machine's cores."""
     import torch
+    import transformers
 
     from synthmix.study.runner import CellRunner
 
     torch.set_num_threads(threads)
+    transformers.utils.logging.disable_progress_bar()  # one for each load and save, however short
     return CellRunner(plan, store, reporter, own_display)
