@@ -63,17 +63,22 @@ class Evaluator:
     def evaluate(
         self, examples: Sequence[Example], split: str, path: Path, advance: Advance = lambda n: None
     ) -> list[Row]:
-        """Rows of a split, in the order of ``examples``; rows that ``path`` holds already are not computed again."""
+        """Rows of a split, in the order of ``examples``; pieces that ``path`` holds already are not computed again.
+
+        Items are scored in pieces that are always the same, so a resume scores them in the same company and its numbers
+        are equal to the last bit; a kill loses one piece at most.
+        """
         done = {row["item"]: row for row in read_jsonl_prefix(path) if row["split"] == split}
-        todo = [example for example in examples if example.id not in done]
         score = self._choices if self.task.answering == "choice" else self._generated
-        # Pieces, so that a kill loses a few seconds at most; each is big enough to fill the engine.
-        piece = 4 * self.config.batch_size
-        for start in range(0, len(todo), piece):
-            for row in score(todo[start : start + piece], split):
-                append_jsonl(path, row)
-                done[row["item"]] = row
-                advance(1)
+        size = 4 * self.config.batch_size  # enough to fill the engine
+        for start in range(0, len(examples), size):
+            piece = examples[start : start + size]
+            if any(example.id not in done for example in piece):
+                for row in score(piece, split):
+                    if row["item"] not in done:
+                        append_jsonl(path, row)
+                        done[row["item"]] = row
+            advance(len(piece))
         return [done[example.id] for example in examples]
 
     # -- multiple choice --------------------------------------------------------------------------------------------

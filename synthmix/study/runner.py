@@ -37,7 +37,7 @@ from synthmix.data.datamodule import MixtureDataModule
 from synthmix.data.encoding import count_truncated, encode_documents
 from synthmix.errors import UserError
 from synthmix.evaluation.evaluate import Evaluator
-from synthmix.files import write_atomic, write_json
+from synthmix.files import read_jsonl_prefix, write_atomic, write_json
 from synthmix.generation.engine import Generator
 from synthmix.generation.pool import Pool, write_data_card
 from synthmix.generation.prompts import PromptWriter
@@ -226,7 +226,7 @@ class _Run:
 
     def _write_items(self) -> None:
         lines, table = self.folder / "items.jsonl", self.folder / "items.parquet"
-        frame = pd.read_json(lines, lines=True, dtype=False, convert_dates=False)
+        frame = pd.DataFrame(read_jsonl_prefix(lines))  # pandas' own reader rounds floats
         temporary = table.with_suffix(".parquet.tmp")
         frame.to_parquet(temporary, index=False)
         temporary.replace(table)

@@ -1,0 +1,143 @@
+"""A whole study in processes of its own: what it leaves, that a rerun does nothing, and that kills change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+CELL = {
+    "config.yaml", "mixture.json", "examples.json", "train.json", "items.parquet", "synthetic.jsonl", "synthetic.md",
+    "pool.json", "metrics.jsonl", "timings.json", "result.json",
+}  # fmt: skip
+MODEL = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def numbers(root: Path) -> dict[str, Any]:
+    """Everything that a study found out, without times and names of files."""
+    found: dict[str, Any] = {}
+    for folder in sorted((root / "cells").iterdir()):
+        result = json.loads((folder / "result.json").read_text())
+        for key in ("timings", "finished"):
+            del result[key]
+        for key in ("seconds", "tokens_per_second", "resumed"):
+            result["train"].pop(key)
+        found[folder.name] = {
+            "result": result,
+            "items": pd.read_parquet(folder / "items.parquet").to_json(orient="records"),
+            "pool": (folder / "synthetic.jsonl").read_text(),
+            "mixture": (folder / "mixture.json").read_text(),
+        }
+    return found
+
+
+def weights(root: Path) -> dict[str, bytes]:
+    files = sorted(root.glob("cells/*/model/model.safetensors"))
+    return {str(f.parent.parent.name): b"".join(t.numpy().tobytes() for t in load_file(f).values()) for f in files}
+
+
+def test_what_a_study_leaves_and_a_rerun_that_does_nothing(synthmix: Start, workplace: Path) -> None:
+    output = finish(synthmix("run", "tiny", "store.keep=all"))
+    cells = sorted((workplace / "runs/cells").iterdir())
+    assert [c.name.rsplit("-", 1)[0] for c in cells] == [
+        "tiny.nano-math.baseline.it0.s0",
+        "tiny.nano-math.replace-0.it1.s0",
+        "tiny.nano-math.replace-0.it2.s0",
+        "tiny.nano-math.replace-50.it1.s0",
+        "tiny.nano-math.replace-50.it2.s0",
+    ]
+    for cell in cells:
+        assert {p.name for p in cell.iterdir() if p.is_file()} == CELL
+        assert {p.name for p in cell.iterdir() if p.is_dir()} == {"model"}
+        assert {p.name for p in (cell / "model").iterdir()} == MODEL
+        rows = pd.read_parquet(cell / "items.parquet")
+        assert rows["split"].value_counts().to_dict() == {"test": 20, "validation": 12}
+        assert f"{cell.name}: accuracy" in output
+        assert "└─ external" in output
+    mixed = json.loads((cells[3] / "mixture.json").read_text())
+    assert mixed["counts"]["synthetic"] == 32 and mixed["counts"]["external"] == 32
+    assert {p.name for p in (workplace / "runs/studies/tiny").iterdir()} == {"study.yaml", "plan.json", "report"}
+    assert "report:" in output and (workplace / "runs/studies/tiny/report/report.html").stat().st_size > 10_000
+
+    before = {p: p.stat().st_mtime_ns for cell in cells for p in cell.rglob("*")}
+    again = finish(synthmix("run", "tiny", "store.keep=all"))
+    assert "5 cells, 5 done" in again
+    assert {p: p.stat().st_mtime_ns for cell in cells for p in cell.rglob("*")} == before
+
+
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
+    """Kills a process and its children, without warning, once ``ready``; False if it ended before."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if ready():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def lines_of(root: Path, name: str) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in root.glob(f"cells/*/{name}"))
+
+
+def test_kills_in_every_phase_change_nothing(synthmix: Start, workplace: Path) -> None:
+    finish(synthmix("run", "tiny", "store.root=whole", "store.keep=all", "iterations=1"))
+    root = workplace / "torn"
+    words = ("run", "tiny", "store.root=torn", "store.keep=all", "iterations=1")
+    moments: list[Callable[[], bool]] = [
+        lambda: any(root.glob("cells/*/checkpoints/*.ckpt")),
+        lambda: lines_of(root, "items.jsonl") >= 5,
+        lambda: lines_of(root, "synthetic.jsonl") >= 7,
+    ]
+    killed = 0
+    for ready in moments:
+        killed += kill_when(synthmix(*words), ready)
+        for path in root.glob("cells/*/*.jsonl"):  # as a power cut would leave it
+            with path.open("ab") as file:
+                file.write(b'{"torn": ')
+    assert killed == len(moments)
+    finish(synthmix(*words))
+    assert numbers(root) == numbers(workplace / "whole")
+    assert weights(root) == weights(workplace / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_workers_do_too(synthmix: Start, workplace: Path) -> None:
+    finish(synthmix("run", "tiny", "store.root=one", "store.keep=all"))
+    both = [synthmix("run", "tiny", "store.root=two", "store.keep=all") for _ in range(2)]
+    outputs = [finish(process) for process in both]
+    lines = [line for output in outputs for line in output.splitlines() if ": accuracy" in line]
+    assert len(lines) == len(set(lines)) == 5, "a cell was run twice"
+    assert numbers(workplace / "two") == numbers(workplace / "one")
+    output = finish(synthmix("run", "tiny", "store.root=three", "store.keep=all", "workers=2"))
+    assert sum(": accuracy" in line for line in output.splitlines()) == 5
+    assert numbers(workplace / "three") == numbers(workplace / "one")
+
+
+@pytest.mark.slow
+def test_a_longer_pool_for_another_study_is_the_same_pool(synthmix: Start, workplace: Path) -> None:
+    finish(synthmix("run", "tiny", "proportions=[0.4]", "name=a", "iterations=1"))
+    (baseline,) = (workplace / "runs/cells").glob("*baseline*")
+    short, trained = (baseline / "synthetic.jsonl").read_text(), (baseline / "train.json").stat().st_mtime_ns
+    finish(synthmix("run", "tiny", "proportions=[0.9]", "name=b", "iterations=1"))
+    longer = (baseline / "synthetic.jsonl").read_text()
+    assert longer.startswith(short) and longer.count("\n") == 58
+    assert (baseline / "train.json").stat().st_mtime_ns == trained, "the baseline was trained twice"
