@@ -23,7 +23,8 @@ from synthmix.data.encoding import Encoded
 
 Loss = Literal["document", "completion"]
 #: Keys: input_ids, labels (int64, shape (rows, longest)), ids (names of the examples in the rows), loss_tokens and
-#: tokens (label and text tokens of the whole batch over all ranks), last (True: the optimizer steps after this one).
+#: tokens (label and text tokens of the whole batch over all ranks), text_tokens (text tokens, not padding, of these
+#: rows), last (True: the optimizer steps after this one).
 MicroBatch = dict[str, Any]
 
 IGNORE = -100
@@ -140,6 +141,8 @@ class BatchLoader:
         return [self._micro_batch(share, total | {"last": k == len(shares) - 1}) for k, share in enumerate(shares)]
 
     def _micro_batch(self, slots: np.ndarray, common: dict[str, Any]) -> MicroBatch:
-        input_ids, labels = pad([self.encoded[slot] for slot in slots], self.loss)
+        examples = [self.encoded[slot] for slot in slots]
+        input_ids, labels = pad(examples, self.loss)
         ids = [str(slot) if self.names is None else self.names[slot] for slot in slots]
-        return {"input_ids": input_ids, "labels": labels, "ids": ids, **common}
+        text_tokens = sum(len(example.ids) for example in examples)
+        return {"input_ids": input_ids, "labels": labels, "ids": ids, "text_tokens": text_tokens, **common}

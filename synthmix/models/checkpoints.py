@@ -62,12 +62,14 @@ def _read(path: Path) -> tuple[int, str | None]:
 
 
 def _inspect(path: Path) -> tuple[int, str | None]:
-    if path.is_dir():  # DeepSpeed and FSDP write folders; theirs is whole once Lightning's own file is in it.
-        state = next(iter(path.glob("checkpoint/mp_rank_00_model_states.pt")), path / "meta.pt")
-        if not state.is_file():
-            return 0, "it is not complete"
-        return torch.load(state, map_location="cpu", mmap=True, weights_only=False)["global_step"], None
-    return _read(path)
+    if not path.is_dir():
+        return _read(path)
+    # DeepSpeed names the folder's state in ``latest`` once all of it is written; FSDP writes meta.pt last.
+    whole = (path / "latest").is_file() or (path / "meta.pt").is_file()
+    state = next(path.glob("*/*mp_rank_00_model_states.pt"), path / "meta.pt")
+    if not whole or not state.is_file():
+        return 0, "it is not complete"
+    return torch.load(state, map_location="cpu", mmap=True, weights_only=False)["global_step"], None
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -40,7 +40,7 @@ def load_tokenizer(source: ModelConfig | Path | str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: if it is not there, or cannot be kept from adding characters.
     """
-    where, options = _locate(source)
+    where, options = _locate(source, "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError) as error:
@@ -48,24 +48,24 @@ def load_tokenizer(source: ModelConfig | Path | str) -> PreTrainedTokenizerBase:
     return without_prefix_space(tokenizer)
 
 
-def _locate(source: ModelConfig | Path | str) -> tuple[str | Path, dict[str, Any]]:
-    """What to give to ``from_pretrained``."""
+def _locate(source: ModelConfig | Path | str, file: str = "config.json") -> tuple[str | Path, dict[str, Any]]:
+    """What to give to ``from_pretrained``; a folder must have ``file``."""
     if not isinstance(source, ModelConfig):
-        return _folder(Path(source), "model folder"), {}
+        return _folder(Path(source), "folder", file), {}
     if source.source == "nano":
         return ensure_nano(source.id), {}
     if source.source == "gguf":
         return _dequantised(source), {}
     if source.source == "folder":
-        return _folder(Path(source.id).expanduser(), f"configs/model/{source.name}.yaml: id"), {}
+        return _folder(Path(source.id).expanduser(), f"configs/model/{source.name}.yaml: id", file), {}
     return source.id, {"revision": source.revision} if source.revision else {}
 
 
-def _folder(path: Path, key: str) -> Path:
+def _folder(path: Path, key: str, file: str) -> Path:
     if not path.is_dir():
         raise UserError(f"{key}: '{path}' is not a folder; expected one with a Hugging Face model")
-    if not (path / "config.json").is_file():
-        raise UserError(f"{key}: '{path}' has no config.json; expected a folder written by save_pretrained")
+    if not (path / file).is_file():
+        raise UserError(f"{key}: '{path}' has no {file}; expected a folder written by save_pretrained")
     return path
 
 
@@ -76,7 +76,7 @@ def _missing(source: ModelConfig | Path | str, error: Exception) -> UserError:
     revision = f" --revision {source.revision}" if source.revision else ""
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return UserError(
-        f"model '{source.name}': '{source.id}' is neither in the local cache nor to be had from the Hub{offline}: {reason}"
+        f"model '{source.name}': '{source.id}' is neither in the local cache nor on the Hub{offline}: {reason}"
         f"\nWhere there is a network, run: hf download {source.id}{revision}"
         f"\nOr point to a copy in configs/model/{source.name}.yaml: source: folder, id: PATH"
     )
@@ -98,7 +98,8 @@ def _gguf_file(model: ModelConfig) -> Path:
     if model.gguf_file is not None:
         if not (folder / model.gguf_file).is_file():
             names = ", ".join(path.name for path in found) or "no GGUF file"
-            raise UserError(f"model '{model.name}': gguf_file '{model.gguf_file}' is not in {folder}, which has {names}")
+            given = f"gguf_file '{model.gguf_file}'"
+            raise UserError(f"model '{model.name}': {given} is not in {folder}, which has {names}")
         return folder / model.gguf_file
     if len(found) != 1:
         raise UserError(f"model '{model.name}': expected one GGUF file in {folder}, found {len(found)}; set gguf_file")

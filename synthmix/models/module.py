@@ -102,8 +102,8 @@ class CausalLMModule(L.LightningModule):
         share = total / max(1, batch["loss_tokens"])
         self._sum = share.detach() if self._sum is None else self._sum + share.detach()
         self._ids += batch["ids"]
-        rows, width = batch["input_ids"].shape
-        self.flops_per_batch = rows * width * self._flops(width)
+        # Model FLOPs count text, not padding.
+        self.flops_per_batch = batch["text_tokens"] * self._flops(batch["text_tokens"] / max(1, len(batch["ids"])))
         if batch["last"]:
             self._finish(batch["tokens"])
         return share * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
@@ -119,11 +119,11 @@ class CausalLMModule(L.LightningModule):
         self.tokens_seen += tokens
         self._sum = None
 
-    def _flops(self, width: int) -> float:
+    def _flops(self, context: float) -> float:
         if not hasattr(self, "_flops_terms"):
             base = flops_per_token(self.causal_lm, 0.0)
             self._flops_terms = base, flops_per_token(self.causal_lm, 1.0) - base
-        return self._flops_terms[0] + self._flops_terms[1] * width
+        return self._flops_terms[0] + self._flops_terms[1] * context
 
     def configure_gradient_clipping(
         self,

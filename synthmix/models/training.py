@@ -78,10 +78,10 @@ def _checkpoints(folder: Path, every_steps: int | None) -> list[Callback]:
 
 
 def _throughput() -> ThroughputMonitor:
-    # A row that a rank holds only to keep step has no id and no tokens that count.
+    # Samples and tokens are counted without padding; a rank's row that only keeps step has neither.
     return ThroughputMonitor(
         batch_size_fn=lambda batch: len(batch["ids"]),
-        length_fn=lambda batch: int((batch["labels"] != -100).sum()) + len(batch["ids"]),
+        length_fn=lambda batch: batch["text_tokens"],
         window_size=_WINDOW,
     )
 

@@ -34,6 +34,7 @@ def rows(micro: MicroBatch, docs: list[Encoded]) -> list[int]:
         ids = docs[slot].ids
         assert micro["input_ids"][row, : len(ids)].tolist() == ids
         assert (micro["labels"][row, len(ids) :] == IGNORE).all()
+    assert micro["text_tokens"] == sum(len(docs[int(slot)].ids) for slot in micro["ids"])
     return [int(slot) for slot in micro["ids"]]
 
 

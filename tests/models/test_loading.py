@@ -99,6 +99,13 @@ def test_a_missing_folder_is_named_with_its_key(tmp_path: Path) -> None:
             load(config)
     with pytest.raises(UserError, match=r"has no config\.json"):
         load_model(tmp_path)
+    with pytest.raises(UserError, match=r"has no tokenizer_config\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_folder_with_a_tokenizer_alone(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)("a b")["input_ids"] == tokenizer()("a b")["input_ids"]
 
 
 def test_a_damaged_folder_is_named(folder: Path, tmp_path: Path) -> None:

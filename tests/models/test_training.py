@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import lightning as L
@@ -16,12 +15,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+import synthmix
 from synthmix.config.schema import HardwareConfig, TrainingConfig
 from synthmix.data.datamodule import MixtureDataModule
 from synthmix.data.encoding import Encoded
 from synthmix.keys import generator, permutation
 from synthmix.models.checkpoints import newest_checkpoint
-from synthmix.models.module import CausalLMModule, NonFiniteLoss, parameter_groups
+from synthmix.models.module import CausalLMModule, NonFiniteLoss, flops_per_token, parameter_groups
 from synthmix.models.training import FitResult, fit
 
 N = 40
@@ -237,6 +237,9 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert all(float(row["train/grad_norm"]) > 0 for row in rows)
     assert float(rows[1]["train/lr"]) == pytest.approx(1e-2 * 14 / 15)
     assert float(rows[-1]["train/lr"]) == pytest.approx(1e-2 / 15)
+    speeds = [row for row in csv.DictReader(path.open()) if row.get("train/device/items_per_sec")]
+    assert float(speeds[-1]["train/lengths"]) == result.tokens
+    assert all(float(row["train/device/flops_per_sec"]) > 0 for row in speeds)
     assert result.parameters == sum(p.numel() for p in tiny().parameters())
 
 
@@ -275,6 +278,18 @@ def test_biases_and_norms_do_not_decay() -> None:
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
+def test_flops_are_six_for_each_multiplied_parameter() -> None:
+    model = tiny()
+    multiplied = sum(p.numel() for p in model.parameters()) - 67 * 16
+    assert flops_per_token(model, 0) == 6 * multiplied
+    assert flops_per_token(model, 10) - flops_per_token(model, 0) == 12 * 2 * 16 * 10
+
+
+def test_a_progress_bar_shows_the_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, data(), progress=True)
+    assert "train/loss" in capsys.readouterr().out
+
+
 def test_lightning_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, data())
     out, err = capfd.readouterr()
@@ -283,7 +298,7 @@ def test_lightning_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 SCRIPT = """
 import sys, torch
-sys.path[:0] = [{folder!r}]
+sys.path[:0] = {folders!r}
 from pathlib import Path
 from test_training import Spy, data, run, tiny
 from synthmix.config.schema import HardwareConfig
@@ -302,7 +317,8 @@ torch.distributed.destroy_process_group()
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     script = tmp_path / "ddp.py"
     (tmp_path / "out").mkdir()
-    script.write_text(textwrap.dedent(SCRIPT.format(folder=str(Path(__file__).parent), out=str(tmp_path / "out"))))
+    folders = [str(Path(__file__).parent), str(Path(synthmix.__file__).parents[1])]
+    script.write_text(SCRIPT.format(folders=folders, out=str(tmp_path / "out")))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, script], check=True, timeout=240, env=environment)
     gradients, trained, loss = torch.load(tmp_path / "out" / "out.pt", weights_only=False)
