@@ -26,6 +26,8 @@ from synthmix.metrics import ReliabilityBins, reliability_bins
 CONDITION = ["model", "task", "mode", "proportion", "iteration"]
 #: Item columns that hold a confidence; ``confidence`` is the one behind the headline ECE.
 ESTIMATORS = ("confidence", "confidence_mean", "confidence_sum", "confidence_answer")
+#: An interval is three columns: ``score``, ``score_low``, ``score_high``.
+ENDS = ("", "_low", "_high")
 ALERTS = ("none", "warning", "critical")
 ITEM_COLUMNS = ("split", "item", "score", *ESTIMATORS)
 #: The control's mixing mode: with no synthetic data all modes but ``recursive`` are the same.
@@ -114,7 +116,9 @@ class Analysis:
         row |= {"n_seeds": score.n_seeds, "n_items": score.n_items, "score_method": score.method}
         for estimator in ESTIMATORS:
             name = "ece" if estimator == "confidence" else f"{estimator}_ece"
-            row |= _named(name, self._ece(frames, estimator, key))
+            # The headline's own estimator has the headline's interval, to the last digit.
+            again = name != "ece" and all(estimator in f and f[estimator].equals(f.confidence) for f in frames)
+            row |= {name + end: row["ece" + end] for end in ENDS} if again else _named(name, self._ece(frames, estimator, key))
         if "alert_level" in cells:
             levels = [level for level in cells.alert_level if level in ALERTS]
             row["alert"] = max(levels, key=ALERTS.index) if levels else ""
@@ -193,6 +197,5 @@ def _shared(frames: Sequence[pd.DataFrame]) -> bool:
 
 
 def _named(name: str, interval: Interval | None) -> dict[str, float]:
-    if interval is None:
-        return {name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
+    return dict(zip((name + end for end in ENDS), values, strict=True))

@@ -14,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from synthmix.analysis.conditions import Analysis, label, of, percent
 from synthmix.analysis.svg import INK, Look, canvas, look, to_svg
 from synthmix.analysis.tables import of_iterations
+from synthmix.metrics import ReliabilityBins
 
 #: More lines than this in one panel, and the panel is split by the next column.
 MAX_LINES = 6
 #: A reliability bin with fewer items is drawn hollow.
 FEW_ITEMS = 10
-WIDTH, HEIGHT = 3.5, 2.6
+WIDTH, HEIGHT = 3.5, 2.6  # inches
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ def _errorbar(axes: Axes, x: np.ndarray, rows: pd.DataFrame, y: str, mark: Look,
     )
 
 
+def _share_axis(axes: Axes, frame: pd.DataFrame) -> None:
+    """The same x axis in every panel: the study's shares, also where a panel has only some of them."""
+    top = 100 * frame.proportion.max()
+    axes.set(xticks=sorted(set(100 * frame.proportion)), xlim=(-0.06 * top - 1, 1.06 * top + 1))
+
+
 def _title(key: Sequence[object], columns: Sequence[str]) -> str:
     return label(dict(zip(columns, key, strict=True)), columns)
 
@@ -133,7 +140,7 @@ def score_figure(analysis: Analysis) -> Figure | None:
                 _errorbar(axes, 100 * rows.proportion.to_numpy() + shift, rows, "score", looks[line], 100)
             _baseline(axes, analysis.conditions, group)
             axes.set(xlabel="synthetic share of the training set, %", ylabel=f"{group.metric.iloc[0]}, %")
-            axes.set_xticks(sorted(set(100 * group.proportion)))
+            _share_axis(axes, frame)
 
         panels.append(_draw(_slug("score", *key), title, paint, f"Score against the synthetic share: {title}"))
     legend = [(_title(key, by_line), mark) for key, mark in looks.items()]
@@ -245,12 +252,11 @@ def reliability_figure(analysis: Analysis) -> Figure | None:
     panels, few, used = [], 0, set()
     for key, group in _groups(conditions, ["task", "model"]):
         chosen = _reliability_conditions(group)
-        drawn = [(role, row, analysis.reliability(row)) for role, row in chosen]
-        drawn = [(role, row, bins) for role, row, bins in drawn if bins is not None]
+        drawn = [(role, bins) for role, row in chosen if (bins := analysis.reliability(row)) is not None]
         if not drawn:
             continue
-        few += sum(int(((bins.counts > 0) & (bins.counts < FEW_ITEMS)).sum()) for _, _, bins in drawn)
-        used |= {role for role, _, _ in drawn}
+        few += sum(int(((bins.counts > 0) & (bins.counts < FEW_ITEMS)).sum()) for _, bins in drawn)
+        used |= {role for role, _ in drawn}
         title = ", ".join(map(str, key if conditions.model.nunique() > 1 else key[:1]))
         with canvas(WIDTH, 3.5) as figure:
             top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -281,9 +287,9 @@ def _reliability_conditions(group: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     return found + [("highest share", row) for _, row in top.iterrows()]
 
 
-def _paint_reliability(top: Axes, bottom: Axes, drawn: Sequence[tuple[str, pd.Series, object]]) -> None:
+def _paint_reliability(top: Axes, bottom: Axes, drawn: Sequence[tuple[str, ReliabilityBins]]) -> None:
     top.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
-    for position, (role, _, bins) in enumerate(drawn):
+    for position, (role, bins) in enumerate(drawn):
         mark, width = _ROLES[role], (bins.edges[1] - bins.edges[0]) / (len(drawn) + 1)
         full = bins.counts > 0
         x, y, thin = bins.confidence[full], bins.accuracy[full], bins.counts[full] < FEW_ITEMS
@@ -329,6 +335,9 @@ def diversity_figure(analysis: Analysis) -> Figure | None:
                         100 * rows.proportion, rows[measure], color=mark.color, marker=mark.marker, linestyle=mark.style
                     )
                 axes.set(xlabel="synthetic share the writer was trained on, %", ylabel=_DIVERSITY[measure])
+                axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
+                axes.yaxis.set_major_locator(MaxNLocator(5))
+                _share_axis(axes, frame)
 
             panels.append(_draw(_slug("diversity", measure, *key), title, paint, f"Diversity, {title}"))
     legend = [(_title(key, by_line) + (" (phase 0)" if key[-1] == 0 else ""), mark) for key, mark in looks.items()]

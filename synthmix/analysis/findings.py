@@ -231,7 +231,8 @@ def _unfinished(cells: pd.DataFrame) -> Iterator[str]:
     if len(failed):
         yield f"{_cells(len(failed))} failed: {_listed(list(failed.name)[:3])}{' …' if len(failed) > 3 else ''}."
     if len(missing) > len(failed):
-        yield f"{_cells(len(missing) - len(failed))} not finished yet; everything here is from the others."
+        rest = "; everything here is from the others" if len(missing) < len(cells) else ""
+        yield f"{_cells(len(missing) - len(failed))} not finished yet{rest}."
 
 
 def _precision(conditions: pd.DataFrame) -> Iterator[str]:
@@ -274,7 +275,7 @@ def _capped(done: pd.DataFrame) -> Iterator[str]:
 
 def _span(values: pd.Series) -> str:
     low, high = f"{values.min():.1f}", f"{values.max():.1f}"
-    return low if low == high else f"{low} to {high} (depending on the condition)"
+    return low if low == high else f"{low} to {high}"
 
 
 def _models(cells: pd.DataFrame) -> list[tuple[str, float]]:

@@ -201,9 +201,17 @@ def _asset(name: str) -> str:
 
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["together"] = _together
     environment.filters["cell_class"] = _cell_class
     environment.tests["regrouped"] = _regrouped
     return environment
+
+
+def _together(text: str) -> str:
+    """No line break between a number and its unit, around a minus, or in ``self-BLEU``."""
+    for loose in (" %", " − ", "p < ", "p = "):
+        text = text.replace(loose, loose.replace(" ", "\u00a0"))
+    return text.replace("self-BLEU", "self\u2011BLEU").replace("distinct-", "distinct\u2011")
 
 
 def _cell_class(column: Column, row: Sequence[Printed], above: Sequence[Printed] | None, position: int) -> Markup:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -44,7 +45,7 @@ _PLACEHOLDERS = {INK: "currentColor", FAINT: "var(--faint)"}
 _PLACEHOLDERS |= {f"#0a0b{i:02x}": f"var(--series-{i})" for i in range(len(SERIES))}
 NEUTRAL = INK
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synthmix",
     "font.family": "DejaVu Sans",
@@ -103,7 +104,7 @@ def look(index: int) -> Look:
 
 
 @contextmanager
-def canvas(width: float, height: float, left: float = 0.55) -> Iterator[Figure]:
+def canvas(width: float, height: float, left: float = 0.6) -> Iterator[Figure]:
     """A figure of ``width`` by ``height`` inches, without pyplot's global state.
 
     Margins are fixed (``left`` in inches), so that the panels of a figure line up; matplotlib's layout engines would
@@ -143,7 +144,9 @@ def _tidy(svg: str, name: str, label: str) -> str:
     svg = re.sub(r'(href="|url\()#([^")]+)', rf"\1#{name}-\2", svg)
     for placeholder, css in _PLACEHOLDERS.items():
         svg = svg.replace(placeholder, css)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*?(?=[;\"])", r"font-size: \1px", svg)
+    # The page's font: as "font: 9px 'DejaVu Sans'" in some versions of matplotlib, as "font-family: ..." in others.
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     quoted = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return svg.replace("<svg", f'<svg role="img" aria-label="{quoted}"', 1)
 

@@ -135,17 +135,25 @@ _PRINT: dict[str, Callable[[Any], str]] = {
 MODEL, TASK, MODE = Column("model", "model"), Column("task", "task"), Column("mode", "mode")
 ITERATION, SHARE = Column("iteration", "iteration", "count"), Column("proportion", "synthetic, %", "share")
 SEEDS = Column("n_seeds", "seeds", "count")
+ITEMS = Column("n_items", "items", "count")
+#: Columns that are said once, in the note, if they are the same in every row.
+_CONSTANT: dict[Column, Callable[[Any], str]] = {
+    MODEL: lambda name: f"model {name}",
+    MODE: lambda mode: f"mixing {mode}",
+    SEEDS: lambda n: "1 seed" if n == 1 else f"{n:g} seeds",
+    ITEMS: lambda n: f"{n:,g} test items",
+}
 CELL = (TASK, MODEL, MODE, ITERATION, SHARE)
 
 
 def _table(name: str, title: str, frame: pd.DataFrame, columns: Sequence[Column], note: str = "") -> Table:
-    """A table without the columns that no row fills; a model or mode that never varies goes into the note instead."""
+    """A table without the columns that no row fills; what never varies goes into the note instead."""
     filled = [c for c in columns if c.key in frame and frame[c.key].notna().any()]
     constant: dict[str, str] = {}
-    for column, word in ((MODEL, "Model"), (MODE, "mixing")):
+    for column, word in _CONSTANT.items():
         values = sorted(set(frame[column.key]) - {"baseline"}) if column in filled else []
         if len(values) == 1 and name != "baselines":
-            constant[column.key] = f"{word} {values[0]}"
+            constant[column.key] = word(values[0])
     said = f"{', '.join(constant.values())}. " if constant else ""
     said = said[:1].upper() + said[1:]
     kept = [c for c in filled if c.key not in constant]
@@ -169,7 +177,7 @@ def score_table(analysis: Analysis) -> Table:
         Column("difference", "against control, points", "points interval"),
         Column("relative", "relative, %", "points interval"), Column("p_value", "p", "p"),
         Column("p_bonferroni", "p, Bonferroni", "p"), Column("p_seeds", "p, t over seeds", "p"),
-        Column("n_items", "items", "count"), SEEDS,
+        ITEMS, SEEDS,
     ]  # fmt: skip
     return _table("score", "Score by share, against the control", frame, columns, _score_note(analysis, frame))
 
@@ -196,7 +204,7 @@ def _score_note(analysis: Analysis, frame: pd.DataFrame) -> str:
         )
     missing = int((frame.control == "missing").sum())
     if missing:
-        note += f"{missing} of the rows have no finished control, and therefore no difference. "
+        note += f"Rows without a finished control, and therefore without a difference: {missing}. "
     return note + "A difference that is not significant is not a proof that the share is safe."
 
 
@@ -260,7 +268,7 @@ def baselines_table(analysis: Analysis) -> Table:
         TASK, MODEL, Column("parameters", "parameters", "count"), Column("metric", "metric"),
         Column("score", "score, %", "percent interval"), Column("ece", "ECE", "decimal interval"),
         Column("test_invalid_rate", "invalid, %", "percent"), Column("placed", "between 50 and 80 %"),
-        Column("n_items", "items", "count"), SEEDS,
+        ITEMS, SEEDS,
     ]  # fmt: skip
     note = "A score near its floor or its ceiling hides a change: 50 to 80 % leaves room for both."
     return _table("baselines", "Phase 0 baselines", frame, columns, note)

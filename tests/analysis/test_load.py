@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from synthmix.analysis import load_study
+from synthmix.errors import DataError, UserError
+
+Make = Callable[..., Path]
+
+
+def test_cells_hold_the_plan_and_the_results(store: Path) -> None:
+    study = load_study("sketch", root=store)
+    assert len(study.cells) == 2 * 2 * (1 + 4 * 2) == 36
+    assert set(study.cells.status) == {"done"}
+    row = study.cells.iloc[-1]
+    result = json.loads((study.folder(row["name"]) / "result.json").read_text())
+    assert row.test_score == result["test"]["score"]
+    assert row.validation_ece == result["validation"]["ece"]
+    assert row.diversity_self_bleu == result["diversity"]["self_bleu"]
+    assert (row.pool_kept, row.mixture_synthetic) == (200, result["mixture"]["synthetic"])
+    assert row.versions_torch == "2.13.0" and row.alert_level == result["alert"]["level"]
+    assert json.loads(row.pool_reasons) == {"no marker": 12}
+
+
+def test_items_are_one_row_an_evaluated_item_with_their_cell(store: Path) -> None:
+    study = load_study("sketch", root=store)
+    assert len(study.items) == 36 * 2 * 200
+    means = study.items[study.items.split == "test"].groupby("hash", observed=True).score.mean()
+    expected = study.cells.set_index("hash").test_score
+    assert (means - expected).abs().max() < 1e-12
+    one = study.items[study.items.hash == study.cells.hash.iloc[5]]
+    for column in ("model", "task", "mode", "proportion", "iteration", "seed", "parameters"):
+        assert set(one[column]) == {study.cells[column].iloc[5]}
+
+
+def test_reading_some_columns_of_one_split(store: Path) -> None:
+    frame = load_study("sketch", root=store).read_items(["item", "score", "not_there"], split="test")
+    assert "not_there" not in frame and "completion" not in frame and len(frame) == 36 * 200
+
+
+def test_a_study_is_found_by_its_folder_too(store: Path) -> None:
+    study = load_study(store / "studies" / "sketch")
+    assert study.root == store.resolve() and study.config["tasks"] == ["nano-math", "nano-facts"]
+
+
+def test_incomplete_studies_load_as_far_as_they_got(make_store: Make) -> None:
+    root = make_store(failed=("nano-math.replace-50",), planned=("it2",), seeds=(0,))
+    study = load_study("sketch", root=root)
+    assert study.cells.status.value_counts().to_dict() == {"done": 9, "planned": 8, "failed": 1}
+    assert set(study.cells[study.cells.status == "failed"].error) == {"StoreError: <no space> left on the disk"}
+    assert set(study.items.iteration) == {0, 1}
+
+
+def test_a_folder_without_a_result_is_a_started_cell(make_store: Make) -> None:
+    root = make_store(tasks=("nano-math",), seeds=(0,), iterations=0)
+    (folder,) = (root / "cells").iterdir()
+    (folder / "result.json").unlink()
+    study = load_study("sketch", root=root)
+    assert list(study.cells.status) == ["started"] and study.done.empty and study.items.empty
+
+
+def test_an_unknown_study_names_a_near_match(store: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown study 'skecth'\. Did you mean 'sketch'\?"):
+        load_study("skecth", root=store)
+
+
+def test_broken_files_are_named(make_store: Make) -> None:
+    root = make_store(tasks=("nano-math",), seeds=(0,), iterations=0)
+    (folder,) = (root / "cells").iterdir()
+    (folder / "items.parquet").unlink()
+    with pytest.raises(DataError, match=r"items\.parquet: the cell is marked as done"):
+        load_study("sketch", root=root).items  # noqa: B018 - reading is what fails
+    (folder / "result.json").write_text("{")
+    with pytest.raises(DataError, match=r"result\.json: not JSON"):
+        load_study("sketch", root=root).cells  # noqa: B018
+    (root / "studies" / "sketch" / "plan.json").write_text("[]")
+    with pytest.raises(DataError, match="list of 'cells'"):
+        load_study("sketch", root=root)
+
+
+def test_a_torn_last_line_of_a_pool_is_not_read(make_store: Make) -> None:
+    root = make_store(tasks=("nano-math",), seeds=(0,), iterations=0)
+    study = load_study("sketch", root=root)
+    name = study.cells["name"].iloc[0]
+    with (study.folder(name) / "synthetic.jsonl").open("a") as file:
+        file.write('{"text": "tor')
+    assert study.pool_texts(name, 5) == ["Question: Cy?\nAnswer: 3"]
+
+
+def test_cells_of_a_large_study_open_without_their_items(make_store: Make) -> None:
+    """2,000 finished cells whose item tables are not there: the table of cells must not look for them."""
+    root = make_store(tasks=("nano-math",), seeds=(0,), iterations=0)
+    (template,) = (root / "cells").iterdir()
+    result = json.loads((template / "result.json").read_text())
+    plan = json.loads((root / "studies" / "sketch" / "plan.json").read_text())
+    shutil.rmtree(template)
+    for seed in range(2000):
+        cell = plan["cells"][0] | {"name": f"cell-{seed}", "hash": f"{seed:08x}", "seed": seed}
+        plan["cells"].append(cell)
+        (root / "cells" / cell["name"]).mkdir()
+        (root / "cells" / cell["name"] / "result.json").write_text(json.dumps(result | cell))
+    (root / "studies" / "sketch" / "plan.json").write_text(json.dumps(plan | {"cells": plan["cells"][1:]}))
+    start = time.process_time()
+    cells = load_study("sketch", root=root).cells
+    assert len(cells) == 2000 and isinstance(cells, pd.DataFrame)
+    assert time.process_time() - start < 4
