@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
     cells, done = analysis.study.cells, analysis.study.done
     counts = cells.status.value_counts()
     state = f"{len(done)} of {len(cells)} done" + "".join(
-        f", {counts[s]} {s}" for s in ("failed", "started", "planned") if s in counts
+        f", {counts[s]} {s}" for s in ("failed", "blocked", "halted", "started", "planned") if s in counts
     )
     models = [f"{m} ({_size(p)})" if p else str(m) for m, p in _models(cells)]
     found = [
@@ -80,9 +80,11 @@ def duration(seconds: float) -> str:
 def day(iso: object) -> str:
     """The day and minute of an ISO time; the text as it is, if it is none."""
     try:
-        return datetime.fromisoformat(str(iso)).strftime("%d %B %Y, %H:%M").lstrip("0")
+        when = datetime.fromisoformat(str(iso))
     except ValueError:
         return str(iso)
+    zone = " UTC" if when.utcoffset() == timedelta(0) else ""
+    return when.strftime("%d %B %Y, %H:%M").lstrip("0") + zone
 
 
 # -- results --------------------------------------------------------------------------------------------------------
@@ -230,9 +232,12 @@ def _unfinished(cells: pd.DataFrame) -> Iterator[str]:
     failed = missing[missing.status == "failed"]
     if len(failed):
         yield f"{_cells(len(failed))} failed: {_listed(list(failed.name)[:3])}{' …' if len(failed) > 3 else ''}."
-    if len(missing) > len(failed):
+    halted = missing[missing.status == "halted"]
+    if len(halted):
+        yield f"{_cells(len(halted))} not run, because a critical alert ended the chain: what is left is a selection."
+    if waiting := len(missing) - len(failed) - len(halted):
         rest = "; everything here is from the others" if len(missing) < len(cells) else ""
-        yield f"{_cells(len(missing) - len(failed))} not finished yet{rest}."
+        yield f"{_cells(waiting)} not finished{rest}."
 
 
 def _precision(conditions: pd.DataFrame) -> Iterator[str]:

@@ -48,12 +48,13 @@ class StudyData:
         """One row a planned cell.
 
         Columns: ``name, model, task, mode, proportion, iteration, seed, hash, parameters, parent, level``; ``status``
-        (``done``, ``failed``, ``started``, ``planned``) and ``error`` (what a failed cell said); ``family, metric,
-        finished``; and for finished cells the result, flat: ``test_score``, ``validation_ece``,
+        (``done``, ``failed``, ``started``, ``planned``; ``blocked`` behind a failed ancestor, ``halted`` where an
+        ancestor's critical alert ended the chain) and ``error`` (what a failed cell said); ``family, metric, finished``; and for finished cells the result, flat: ``test_score``, ``validation_ece``,
         ``diversity_self_bleu``, ``pool_kept``, ``mixture_synthetic``, ``train_loss``, ``alert_level``,
         ``timings_train`` (seconds), ``versions_torch`` and so on. Counts by reason (``pool_reasons``) are JSON text.
         """
         rows = [self._cell_row(cell) for cell in self.plan["cells"]]
+        _pass_on_ends(rows)
         frame = pd.DataFrame(rows)
         for column in PLAN_COLUMNS:
             if column not in frame:
@@ -114,7 +115,8 @@ class StudyData:
 
     def _cell_row(self, cell: dict[str, Any]) -> dict[str, Any]:
         folder = self.folder(cell["name"])
-        row = dict(cell) | {"status": "planned", "error": ""}
+        model = (self.plan.get("models") or {}).get(cell["model"], {})
+        row = {"parameters": model.get("parameters")} | cell | {"status": "planned", "error": ""}
         if (folder / "result.json").is_file():
             return row | {"status": "done"} | _flatten(_read_json(folder / "result.json"))
         if (folder / "failure.json").is_file():
@@ -154,6 +156,18 @@ def load_study(path_or_name: str | Path, root: str | Path = "runs") -> StudyData
     settings = folder / "study.yaml"
     config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     return StudyData(plan.get("study", folder.name), folder.resolve().parents[1], plan, config or {})
+
+
+def _pass_on_ends(rows: list[dict[str, Any]]) -> None:
+    """A cell that was not begun, below one that failed or that ended its chain, will not run: it says so."""
+    ends = {"failed": "blocked", "blocked": "blocked", "halted": "halted"}
+    by_hash = {row["hash"]: row for row in rows}
+    for row in sorted(rows, key=lambda row: row["iteration"]):
+        above = by_hash.get(row.get("parent"))
+        if above is None or row["status"] not in ("planned", "started"):
+            continue
+        halts = above["status"] == "done" and above.get("alert_halted") is True
+        row["status"] = "halted" if halts else ends.get(above["status"], row["status"])
 
 
 def _flatten(result: dict[str, Any]) -> dict[str, Any]:

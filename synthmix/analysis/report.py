@@ -123,8 +123,8 @@ def render_markdown(report: Report) -> str:
 
 def _subtitle(study: StudyData) -> str:
     finished = [str(f) for f in study.done.finished if isinstance(f, str)]
-    text = f"Planned {findings.day(study.plan['created'])}" if study.plan.get("created") else "A study"
-    return f"{text}; last cell finished {findings.day(max(finished))}." if finished else f"{text}; no cell has finished."
+    planned = f"Planned {findings.day(study.plan['created'])}. " if study.plan.get("created") else ""
+    return planned + (f"Last cell finished {findings.day(max(finished))}." if finished else "No cell has finished.")
 
 
 def _samples(study: StudyData) -> list[Samples]:
@@ -211,7 +211,9 @@ def _together(text: str) -> str:
     """No line break between a number and its unit, around a minus, or in ``self-BLEU``."""
     for loose in (" %", " − ", "p < ", "p = "):
         text = text.replace(loose, loose.replace(" ", "\u00a0"))
-    return text.replace("self-BLEU", "self\u2011BLEU").replace("distinct-", "distinct\u2011")
+    for whole in ("self-BLEU", "distinct-", "13-gram", "well-formed"):
+        text = text.replace(whole, whole.replace("-", "\u2011"))
+    return text
 
 
 def _cell_class(column: Column, row: Sequence[Printed], above: Sequence[Printed] | None, position: int) -> Markup:

@@ -302,8 +302,8 @@ def pools_table(analysis: Analysis) -> Table:
     columns = [
         *CELL, Column("pool_tries", "written", "count"), Column("pool_kept", "kept", "count"),
         Column("pool_malformed", "malformed", "count"), Column("pool_wellformed_rate", "well-formed, %", "percent"),
-        Column("pool_copies_train", "copies of train", "count"), Column("pool_copies_test", "copies of test", "count"),
-        Column("pool_overlap_train", "13-gram of train", "count"), Column("pool_overlap_test", "13-gram of test", "count"),
+        Column("pool_copies_train", "train copies", "count"), Column("pool_copies_test", "test copies", "count"),
+        Column("pool_overlap_train", "train 13-grams", "count"), Column("pool_overlap_test", "test 13-grams", "count"),
         Column("diversity_diversity", "1 − self-BLEU", "decimal"), Column("diversity_distinct_2", "distinct-2", "decimal"),
         Column("diversity_unique_fraction", "unique, %", "percent"), SEEDS,
     ]  # fmt: skip
@@ -329,5 +329,8 @@ def unfinished_table(analysis: Analysis) -> Table:
     cells = analysis.study.cells
     frame = cells[cells.status != "done"].reset_index(drop=True)
     columns = [Column("name", "cell"), Column("status", "status"), Column("error", "error")]
-    note = "Failed: the cell ended with this error. Started: it has a folder and no result. Planned: not begun."
+    note = (
+        "Failed: the cell ended with this error. Blocked: it needs a failed one. Halted: a critical alert ended its"
+        " chain. Started: it has a folder and no result. Planned: not begun."
+    )
     return _table("unfinished", "Cells that are not done", frame, columns, note)

@@ -53,9 +53,31 @@ def test_a_study_is_found_by_its_folder_too(store: Path) -> None:
 def test_incomplete_studies_load_as_far_as_they_got(make_store: Make) -> None:
     root = make_store(failed=("nano-math.replace-50",), planned=("it2",), seeds=(0,))
     study = load_study("sketch", root=root)
-    assert study.cells.status.value_counts().to_dict() == {"done": 9, "planned": 8, "failed": 1}
+    counts = study.cells.status.value_counts().to_dict()
+    assert counts == {"done": 9, "planned": 7, "blocked": 1, "failed": 1}, "it2 of the failed chain is blocked"
     assert set(study.cells[study.cells.status == "failed"].error) == {"StoreError: <no space> left on the disk"}
     assert set(study.items.iteration) == {0, 1}
+
+
+def test_cells_below_a_critical_alert_that_halts_are_halted(make_store: Make) -> None:
+    root = make_store(tasks=("nano-math",), seeds=(0,), proportions=(0.0, 0.5), planned=("it2", "it3"), iterations=3)
+    (path,) = root.glob("cells/*replace-50.it1*/result.json")
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"alert": {"level": "critical", "ece_rise": 1.4, "halted": True}}))
+    cells = load_study("sketch", root=root).cells
+    late = cells[cells.iteration > 1]
+    assert dict(zip(late.proportion, late.status, strict=True)) == {0.0: "planned", 0.5: "halted"}
+    assert (late.status == "halted").sum() == 2
+
+
+def test_parameters_of_cells_to_come_are_those_of_the_plan(make_store: Make) -> None:
+    root = make_store(planned=("nano",), seeds=(0,))
+    path = root / "studies" / "sketch" / "plan.json"
+    plan = json.loads(path.read_text())
+    for cell in plan["cells"]:
+        del cell["parameters"]
+    path.write_text(json.dumps(plan | {"models": {"nano-0.9m": {"parameters": 900_000}}}))
+    assert set(load_study("sketch", root=root).cells.parameters) == {900_000}
 
 
 def test_a_folder_without_a_result_is_a_started_cell(make_store: Make) -> None:
