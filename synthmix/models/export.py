@@ -8,6 +8,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from synthmix.models.loading import without_bars
+
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> Path:
     """Writes weights, tokenizer and ``card`` (README.md) to ``folder``; returns it.
@@ -18,7 +20,8 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial)
+        with without_bars():
+            model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
         if folder.exists():

@@ -7,11 +7,14 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from synthmix.config.schema import ModelConfig
 from synthmix.errors import UserError
@@ -29,7 +32,8 @@ def load_model(source: ModelConfig | Path | str, dtype: torch.dtype = torch.floa
     """
     where, options = _locate(source)
     try:
-        return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
+        with without_bars():
+            return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise _missing(source, error) from error
 
@@ -45,7 +49,21 @@ def load_tokenizer(source: ModelConfig | Path | str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError) as error:
         raise _missing(source, error) from error
+    # What a tokenizer of this kind cleans up is text that a document said.
+    tokenizer.clean_up_tokenization_spaces = False
     return without_prefix_space(tokenizer)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keeps transformers from drawing a progress bar for every load and save."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _locate(source: ModelConfig | Path | str, file: str = "config.json") -> tuple[str | Path, dict[str, Any]]:
@@ -130,13 +148,27 @@ def _dequantised(model: ModelConfig) -> Path:
 
 def _dequantise(file: Path, folder: Path) -> None:
     options = {"gguf_file": file.name}
-    quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
-    # save_pretrained refuses a model that came from a GGUF file: the same weights go into one that did not.
-    settings = {name: value for name, value in quantised.config.to_dict().items() if name != "quantization_config"}
-    model = AutoModelForCausalLM.from_config(type(quantised.config).from_dict(settings), dtype=torch.float32)
-    model.load_state_dict(quantised.state_dict())
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, **options).save_pretrained(folder)
+    with without_bars():
+        quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+        # save_pretrained refuses a model that came from a GGUF file: the same weights go into one that did not.
+        settings = {name: value for name, value in quantised.config.to_dict().items() if name != "quantization_config"}
+        model = AutoModelForCausalLM.from_config(type(quantised.config).from_dict(settings), dtype=torch.float32)
+        model.load_state_dict(quantised.state_dict())
+        model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+    _name_special_tokens(tokenizer, file)
+    tokenizer.save_pretrained(folder)
+
+
+def _name_special_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    # Not every version of transformers takes them from the file: 5.17 makes SmolLM2's BOS its EOS.
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding")):
+        field = fields.get(f"tokenizer.ggml.{key}_token_id")
+        if field is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(field.contents())))
 
 
 # -- tokenizers -------------------------------------------------------------------------------------------------------

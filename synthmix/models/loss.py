@@ -76,7 +76,7 @@ def _loss_and_gradients(
             grad_bias += logits.sum(0)
     grads = (grad_hidden, grad_weight, grad_bias)
     like = (hidden, weight, bias)
-    return total, tuple(None if g is None else g.to(t.dtype) for g, t in zip(grads, like, strict=True))
+    return total, tuple(None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, like, strict=True))
 
 
 def _accumulator(like: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, get_scheduler
 
 from synthmix.config.schema import TrainingConfig
@@ -41,8 +43,9 @@ def flops_per_token(model: PreTrainedModel, context: float) -> float:
     appendix B). Input embeddings that are not also the head are looked up, not multiplied.
     """
     parameters = sum(p.numel() for p in model.parameters())
-    if model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
-        parameters -= model.get_input_embeddings().weight.numel()
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if embeddings is not head:
+        parameters -= cast(Tensor, embeddings).numel()
     config = model.config
     return 6.0 * parameters + 12.0 * config.num_hidden_layers * config.hidden_size * context
 
@@ -68,8 +71,8 @@ class CausalLMModule(L.LightningModule):
         total_steps: int,
     ) -> None:
         super().__init__()
-        self.model: PreTrainedModel | None = model if isinstance(model, nn.Module) else None
-        self._factory = None if isinstance(model, nn.Module) else model
+        self.model: PreTrainedModel | None = model if isinstance(model, PreTrainedModel) else None
+        self._factory = None if isinstance(model, PreTrainedModel) else model
         self.training_config, self.learning_rate, self.total_steps = training, learning_rate, total_steps
         #: Tokens (text, not padding) seen so far, seconds spent in earlier attempts, and the last batch's loss.
         self.tokens_seen, self.earlier_seconds, self.last_loss = 0, 0.0, float("nan")
@@ -135,7 +138,7 @@ class CausalLMModule(L.LightningModule):
         parameters = [p for p in self.parameters() if p.grad is not None]
         if not parameters:  # DeepSpeed's engine holds the gradients, and clips them itself.
             return
-        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._grad_norm = norm
         if not torch.isfinite(norm):
             self._stop(f"gradient norm {norm.item()}")
@@ -158,10 +161,10 @@ class CausalLMModule(L.LightningModule):
         self._grad_norm, self._ids = None, []
 
     def _lr(self, step: int) -> float:
-        scheduler = self.lr_schedulers()
-        return scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step)
+        scheduler = cast(LambdaLR, self.lr_schedulers())
+        return float(scheduler.base_lrs[0]) * scheduler.lr_lambdas[0](step)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW (fused), and a schedule that moves once a step."""
         config = self.training_config
         groups = parameter_groups(self.causal_lm, config.weight_decay)
@@ -184,7 +187,7 @@ class CausalLMModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        datamodule = self.trainer.datamodule
+        datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, MixtureDataModule):
             align(checkpoint, self.trainer.accumulate_grad_batches, datamodule.steps_per_epoch)
         state = checkpoint["synthmix"]

