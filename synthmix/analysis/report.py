@@ -151,8 +151,9 @@ def _cut(texts: Sequence[str]) -> list[str]:
 
 def _commands(study: StudyData) -> list[str]:
     """The commands that make this study and this report again, from the frozen settings."""
-    settings = shlex.quote(f"{study.root.name}/studies/{study.name}/study.yaml")
-    return [f"synthmix run {settings}", f"synthmix report {shlex.quote(study.name)}"]
+    root = (study.config.get("store") or {}).get("root", study.root.name)
+    settings = shlex.quote(f"{root}/studies/{study.name}/study.yaml")
+    return [f"synthmix run {settings}", f"synthmix report {settings}"]
 
 
 def _versions(study: StudyData) -> list[tuple[str, str]]:

@@ -168,6 +168,7 @@ def write_store(root: Path, design: Design) -> Path:
     plan = {"study": design.name, "created": "2026-01-02T03:00:00", "code": "f00dcafe", "cells": design.tree}
     (folder / "plan.json").write_text(json.dumps(plan))
     config = {"name": design.name, "tasks": list(design.tasks), "models": list(design.models), "evaluation": {"bins": 10}}
+    config |= {"store": {"root": "store"}}
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
     return folder
 

@@ -98,7 +98,7 @@ def test_markdown_has_the_same_content_and_its_files(written: Path) -> None:
     page = html.unescape(written.read_text(encoding="utf-8"))
     for line in (line[2:] for line in text.splitlines() if line.startswith("- nano-")):
         assert line.replace(" ", "") in page.replace("\u00a0", "").replace("\u2011", "-").replace(" ", "")
-    assert "synthmix run" in text and "torch: 2.13.0" in text
+    assert "synthmix run store/studies/sketch/study.yaml" in text and "torch: 2.13.0" in text
 
 
 def test_tables_beside_the_page(written: Path) -> None:
