@@ -38,8 +38,6 @@ def run_workers(plan: Plan, store: Store, command: Sequence[str], console: Conso
     environment = os.environ | {
         "SYNTHMIX_WORKER": "1",
         "OMP_NUM_THREADS": str(threads_per_worker(plan)),
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
-        "TOKENIZERS_PARALLELISM": "false",
     }
     log = store.study_folder(plan.config.name) / "workers.log"
     with log.open("a", encoding="utf-8") as errors:
