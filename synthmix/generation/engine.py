@@ -168,8 +168,7 @@ class _Run:
         self.waiting = sorted(waiting, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids))
         self.backbone, self.eos, self.sampling, self.stops = generator.backbone, generator.eos, sampling, stops
         self.capacity = min(generator.batch_size, len(waiting))
-        longest = len(self.waiting[-1].request.prompt_ids)
-        self.cache = SlotCache(self.capacity, longest + 1)
+        self.cache = SlotCache(self.capacity)
         self.rows: list[_Row] = []
         self.lengths: list[int] = []  # tokens in each row's cache
         self.keys = torch.empty(0, dtype=torch.long, device=self.backbone.device)
@@ -190,15 +189,15 @@ class _Run:
         n, device = len(self.rows), self.backbone.device
         tokens = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
         positions = torch.tensor(self.lengths, device=device)
-        width = max(self.lengths) + 1
-        self.cache.write_step(positions, width)
-        mask = self._mask(positions, width)
+        self.cache.fit(max(self.lengths) + 1, n)
+        self.cache.write_step(positions)
+        mask = self._mask(positions)
         hidden = self.backbone.hidden(tokens[:, None], positions[:, None], mask, self.cache)
         self.lengths = [length + 1 for length in self.lengths]
         return self._choose(self.backbone.logits(hidden[:, -1]), 0, n)
 
-    def _mask(self, positions: Tensor, width: int) -> Mask:
-        distance = positions[:, None, None] - torch.arange(width, device=positions.device)
+    def _mask(self, positions: Tensor) -> Mask:
+        distance = positions[:, None, None] - torch.arange(self.cache.columns, device=positions.device)
         return self.backbone.mask(distance >= 0, distance)
 
     def _choose(self, logits: Tensor, first: int, count: int) -> list[_Row]:
@@ -226,7 +225,7 @@ class _Run:
             self.rows[target], self.lengths[target] = self.rows[source], self.lengths[source]
         if sources:
             to, of = torch.tensor(targets, device=self.keys.device), torch.tensor(sources, device=self.keys.device)
-            self.cache.move(of, to, max(self.lengths[i] for i in sources))
+            self.cache.move(of, to)
             self.keys[to] = self.keys[of]
         del self.rows[left:], self.lengths[left:]
         self.keys = self.keys[:left]
@@ -239,6 +238,7 @@ class _Run:
         first = len(self.rows)
         self.rows += joining
         self.lengths += [len(row.request.prompt_ids) for row in joining]
+        self.cache.fit(max(self.lengths) + 1, first)
         keys = torch.tensor([row.request.key for row in joining], device=self.keys.device)
         self.keys = torch.cat([self.keys, keys])
         logits = self._shared_prompt(first, len(joining)) if self.shared else self._read_prompts(first, joining)
