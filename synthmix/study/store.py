@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import shutil
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class Store:
         write_atomic(folder / "study.yaml", yaml.safe_dump(resolved, sort_keys=False))
         content = {
             "study": plan.config.name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "code": CODE_VERSION,
             "sizes": plan.sizes,
             "models": {name: dataclasses.asdict(model) for name, model in plan.models.items()},
