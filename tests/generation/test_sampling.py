@@ -11,7 +11,7 @@ from scipy.stats import chisquare, kstest
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from synthmix.errors import UserError
-from synthmix.generation.sampling import Sampling, draw, gumbel, nucleus, uniform
+from synthmix.generation.sampling import TIERS, Sampling, draw, gumbel, most_probable, nucleus, uniform
 
 NUCLEUS = Sampling(temperature=0.8, top_p=0.9)
 
@@ -148,7 +148,7 @@ def test_a_flat_distribution_falls_back_to_the_sort_and_draws_the_same() -> None
     n, vocabulary = 64, 50_000
     logits = torch.randn(n, vocabulary, generator=torch.Generator().manual_seed(0)) * 0.2
     probs = (logits / 0.8).softmax(-1)
-    assert not nucleus(probs.topk(1024).values, 0.9)[1].any(), "meant to be flat enough for the fallback"
+    assert not nucleus(probs.topk(TIERS[-1]).values, 0.9)[1].any(), "meant to be flat enough for the fallback"
     fast, _ = draw(logits, NUCLEUS, keys_of(n), steps_of(n))
     full, _ = draw(logits, NUCLEUS, keys_of(n), steps_of(n), tiers=())
     assert fast.tolist() == full.tolist()
@@ -157,10 +157,30 @@ def test_a_flat_distribution_falls_back_to_the_sort_and_draws_the_same() -> None
     assert inside.all()
 
 
+@pytest.mark.parametrize("vocabulary", [40, 4096, 50_257])
+@pytest.mark.parametrize("k", [1, 20, 40])
+def test_most_probable_is_topk(vocabulary: int, k: int) -> None:
+    probs = torch.randn(9, vocabulary, generator=torch.Generator().manual_seed(k)).softmax(-1)
+    probs[:, -1] = 0.9  # the columns that the groups leave over
+    values, ids = most_probable(probs, k)
+    assert torch.equal(values, probs.topk(k).values) and torch.equal(probs.gather(1, ids), values)
+    assert all(len(set(row)) == k for row in ids.tolist())
+
+
+def test_more_rows_than_are_handled_at_once_draw_as_by_themselves() -> None:
+    logits = torch.randn(60, 50_000, generator=torch.Generator().manual_seed(4)) * 4
+    keys = keys_of(60)
+    tokens, logprobs = draw(logits, NUCLEUS, keys, steps_of(60))
+    for i in range(0, 60, 10):
+        alone = draw(logits[i : i + 10], NUCLEUS, keys[i : i + 10], steps_of(10))
+        assert tokens[i : i + 10].tolist() == alone[0].tolist()
+        assert torch.allclose(logprobs[i : i + 10], alone[1], atol=1e-5)
+
+
 def test_rows_that_need_different_tiers_draw_as_with_the_full_sort() -> None:
     spreads = torch.tensor([0.0, 0.2, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0]).repeat(8)[:, None]
     logits = torch.randn(64, 20_000, generator=torch.Generator().manual_seed(1)) * spreads
-    complete = nucleus((logits / 0.8).softmax(-1).topk(64).values, 0.9)[1]
+    complete = nucleus((logits / 0.8).softmax(-1).topk(TIERS[0]).values, 0.9)[1]
     assert complete.any() and not complete.all()
     tiered, _ = draw(logits, NUCLEUS, keys_of(64), steps_of(64))
     full, _ = draw(logits, NUCLEUS, keys_of(64), steps_of(64), tiers=())
