@@ -154,7 +154,7 @@ def read_run(path: Path) -> tuple[list[dict[str, Any]], str]:
         if record.WhichOneof("record_type") == "history":
             history.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item})
         if record.WhichOneof("record_type") == "run":
-            group = record.run.run_group
+            group = group or record.run.run_group  # later records of the run are updates
     return history, group
 
 
