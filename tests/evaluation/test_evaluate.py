@@ -1,0 +1,124 @@
+"""Item rows against plain forwards: answers, log-probabilities, every confidence estimator, resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from synthmix.config import EvaluationConfig
+from synthmix.data.encoding import encode_prompt
+from synthmix.errors import ConfigError
+from synthmix.evaluation.evaluate import Evaluator
+from synthmix.evaluation.summary import summarize
+from synthmix.generation.sampling import Sampling
+from synthmix.metrics.pass_at_k import pass_at_k
+from synthmix.tasks import Task, get_task
+from synthmix.tasks.base import Source
+
+Nano = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def evaluator(nano: Nano, task: str, **settings: Any) -> Evaluator:
+    config = EvaluationConfig(**({"batch_size": 4} | settings))
+    return Evaluator(*nano, get_task(task), config, Sampling(0.8, 0.9), "cell")
+
+
+def plain_logprobs(nano: Nano, prompt: list[int], continuation: list[int]) -> list[float]:
+    with torch.inference_mode():
+        logits = nano[0](torch.tensor([prompt + continuation])).logits[0].log_softmax(-1)
+    return [float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(continuation)]
+
+
+def tokens(nano: Nano, text: str) -> list[int]:
+    return list(nano[1](text, add_special_tokens=False)["input_ids"])
+
+
+def test_generated_answers_and_their_confidences(nano: Nano, tmp_path: Path) -> None:
+    task = get_task("nano-math")
+    examples = task.generate_split("test", 20, 0, 0.5)
+    rows = evaluator(nano, "nano-math").evaluate(examples, "test", tmp_path / "items.jsonl")
+    assert [row["item"] for row in rows] == [example.id for example in examples]
+    for row, example in zip(rows, examples, strict=True):
+        prompt = encode_prompt(nano[1], task.render(example.record))
+        written = tokens(nano, row["completion"])
+        if row["stop"] != "eos" or len(written) != row["tokens"]:
+            continue
+        emitted = plain_logprobs(nano, prompt, [*written, nano[1].eos_token_id])
+        assert row["logprob"] == pytest.approx(sum(emitted), abs=1e-3)
+        assert row["confidence_sum"] == pytest.approx(math.exp(sum(emitted)), rel=1e-3)
+        assert row["confidence_mean"] == pytest.approx(math.exp(sum(emitted[:-1]) / len(written)), rel=1e-3)
+        assert row["confidence"] == row["confidence_mean"]
+        if row["prediction"] is not None:
+            digits = len(row["prediction"])
+            answer = emitted[:-1][-digits:]  # digits stand alone, and the answer is the end of the text
+            assert row["confidence_answer"] == pytest.approx(math.exp(sum(answer) / digits), rel=1e-3)
+        assert row["score"] == float(row["prediction"] == task.gold(example.record)) == float(row["correct"])
+        gold = [*tokens(nano, task.render(example.record).completion), nano[1].eos_token_id]
+        assert row["gold_logprob"] == pytest.approx(sum(plain_logprobs(nano, prompt, gold)), abs=1e-3)
+    assert 0 < sum(row["score"] for row in rows) < len(rows), "all right or all wrong would show nothing"
+
+
+def test_choices_and_their_confidences(nano: Nano, tmp_path: Path) -> None:
+    task = get_task("nano-commonsense")
+    examples = task.generate_split("test", 20, 0, 0.5)
+    rows = evaluator(nano, "nano-commonsense").evaluate(examples, "test", tmp_path / "items.jsonl")
+    for row, example in zip(rows, examples, strict=True):
+        prompt = encode_prompt(nano[1], task.render(example.record))
+        scored = [plain_logprobs(nano, prompt, tokens(nano, c)) for c in task.choices(example.record)]
+        totals = torch.tensor([sum(s) for s in scored], dtype=torch.float64)
+        best = int(totals.argmax())
+        assert row["completion"] == task.choices(example.record)[best]
+        assert row["confidence"] == row["confidence_sum"] == pytest.approx(float(totals.softmax(0)[best]), abs=1e-4)
+        means = torch.tensor([sum(s) / len(s) for s in scored], dtype=torch.float64)
+        assert row["confidence_mean"] == pytest.approx(float(means.softmax(0)[best]), abs=1e-4)
+        assert row["score"] == float(row["prediction"] == task.gold(example.record))
+
+
+def test_a_resume_gives_the_same_rows_to_the_last_bit(nano: Nano, tmp_path: Path) -> None:
+    examples = get_task("nano-math").generate_split("test", 40, 0, 0.5)
+    whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
+    rows = evaluator(nano, "nano-math").evaluate(examples, "test", whole)
+    lines = whole.read_text().splitlines(keepends=True)
+    torn.write_text("".join(lines[:21]) + lines[21][:30])
+    assert evaluator(nano, "nano-math").evaluate(examples, "test", torn) == rows
+    assert torn.read_text() == whole.read_text()
+
+
+def test_code_is_run(nano: Nano, tmp_path: Path) -> None:
+    task = get_task("nano-code")
+    examples = task.generate_split("test", 12, 0, 0.5)
+    rows = evaluator(nano, "nano-code").evaluate(examples, "test", tmp_path / "items.jsonl")
+    assert {row["score"] for row in rows} <= {0.0, 1.0}
+    exact = [row for row in rows if row["completion"] == row["gold"]]
+    assert exact and all(row["correct"] for row in exact)
+
+
+def test_sampled_answers_count_towards_pass_at_k(nano: Nano, tmp_path: Path) -> None:
+    examples = get_task("nano-math").generate_split("test", 10, 0, 0.5)
+    rows = evaluator(nano, "nano-math", pass_samples=3).evaluate(examples, "test", tmp_path / "items.jsonl")
+    summary = summarize(rows, 10)
+    for k in (1, 2, 3):
+        expected = sum(pass_at_k(3, row["samples_correct"], k) for row in rows) / len(rows)
+        assert summary[f"pass@{k}"] == pytest.approx(expected)
+    assert summary["pass@1"] <= summary["pass@3"]
+    validation = evaluator(nano, "nano-math", pass_samples=3).evaluate(examples, "validation", tmp_path / "v.jsonl")
+    assert "samples" not in validation[0]
+
+
+def test_code_of_models_from_outside_needs_a_word(nano: Nano, monkeypatch: pytest.MonkeyPatch) -> None:
+    task: Task = get_task("nano-code")
+    monkeypatch.setattr(type(task), "source", Source("some/hub"))
+    with pytest.raises(ConfigError, match="evaluation.run_generated_code = false, but nano-code is scored by running"):
+        Evaluator(*nano, task, EvaluationConfig(), Sampling(0.8, 0.9), "cell")
+
+
+def test_rows_are_plain_json(nano: Nano, tmp_path: Path) -> None:
+    examples = get_task("nano-reading").generate_split("test", 6, 0, 0.5)
+    rows = evaluator(nano, "nano-reading").evaluate(examples, "test", tmp_path / "items.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()] == rows
