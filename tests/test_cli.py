@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,7 +35,15 @@ def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
             main(words)
         assert left.value.code == 0
     text = capsys.readouterr().out
-    for expected in ("nano-math", "gsm8k", "quickstart", "pythia-410m", "training.epochs", "[tokens]", "replace | augment"):
+    for expected in (
+        "nano-math",
+        "gsm8k",
+        "quickstart",
+        "pythia-410m",
+        "training.epochs",
+        "[tokens]",
+        "replace | augment",
+    ):
         assert expected in text
 
 
@@ -100,7 +104,14 @@ def test_a_data_set_smaller_than_a_batch(here: Path, capsys: pytest.CaptureFixtu
     lines = "".join(json.dumps({"question": f"{i}?", "answer": "#### 1"}) + "\n" for i in range(20))
     for split in ("train", "test"):
         (here / f"data/gsm8k/{split}.jsonl").write_text(lines)
-    words = ("run", "quickstart", "tasks=[gsm8k]", "data.root=data", "data.train_examples=null", "data.validation_examples=5")
+    words = (
+        "run",
+        "quickstart",
+        "tasks=[gsm8k]",
+        "data.root=data",
+        "data.train_examples=null",
+        "data.validation_examples=5",
+    )
     said = fails(capsys, *words, "data.test_examples=null")
     assert "gsm8k has 15 training examples, fewer than one batch (training.batch_size = 32)" in said
 
@@ -110,7 +121,9 @@ def test_dry_run_writes_nothing_and_plan_writes_the_plan(here: Path, capsys: pyt
     assert not list(here.iterdir())
     assert main(["plan", "quickstart"]) == 0
     files = {str(p.relative_to(here)) for p in here.rglob("*") if p.is_file()}
-    assert files == {f"runs/{name}" for name in ("store.json", "studies/quickstart/plan.json", "studies/quickstart/study.yaml")}
+    assert files == {
+        f"runs/{name}" for name in ("store.json", "studies/quickstart/plan.json", "studies/quickstart/study.yaml")
+    }
     assert "(baselines)" in capsys.readouterr().out
 
 
@@ -128,7 +141,9 @@ def test_a_store_of_another_format_or_no_store(here: Path, capsys: pytest.Captur
     (here / "runs/store.json").write_text('{"format": 99}')
     assert "the store has format 99" in fails(capsys, "run", "quickstart")
     (here / "file").write_text("")
-    assert "store.root = 'file': expected a folder, but it is a file" in fails(capsys, "run", "quickstart", "store.root=file")
+    assert "store.root = 'file': expected a folder, but it is a file" in fails(
+        capsys, "run", "quickstart", "store.root=file"
+    )
 
 
 def test_status_before_anything_ran(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ class Analysis:
     def _row(self, key: Key, cells: pd.DataFrame) -> dict[str, Any]:
         cells = cells.sort_values("seed")
         frames = [self.items[str(h)] for h in cells.hash]
-        row: dict[str, Any] = cells.select_dtypes("number").mean().to_dict()
+        row: dict[str, Any] = {str(k): v for k, v in cells.select_dtypes("number").mean().to_dict().items()}
         row |= dict(zip(CONDITION, key, strict=True))
         row |= {"metric": cells.metric.iloc[0], "parameters": cells.parameters.iloc[0], "seeds": list(cells.seed)}
         score = hierarchical_bootstrap(
@@ -118,7 +118,11 @@ class Analysis:
             name = "ece" if estimator == "confidence" else f"{estimator}_ece"
             # The headline's own estimator has the headline's interval, to the last digit.
             again = name != "ece" and all(estimator in f and f[estimator].equals(f.confidence) for f in frames)
-            row |= {name + end: row["ece" + end] for end in ENDS} if again else _named(name, self._ece(frames, estimator, key))
+            row |= (
+                {name + end: row["ece" + end] for end in ENDS}
+                if again
+                else _named(name, self._ece(frames, estimator, key))
+            )
         if "alert_level" in cells:
             levels = [level for level in cells.alert_level if level in ALERTS]
             row["alert"] = max(levels, key=ALERTS.index) if levels else ""

@@ -238,7 +238,10 @@ def _chain_caption(chains: pd.DataFrame) -> str:
     )
     if last == 1:
         return text + "One iteration only: the figure cannot say whether a loss grows with further ones."
-    return text + "The control trains on as many examples at every iteration: what it loses too is not due to synthetic text."
+    return (
+        text
+        + "The control trains on as many examples at every iteration: what it loses too is not due to synthetic text."
+    )
 
 
 # -- reliability ----------------------------------------------------------------------------------------------------
@@ -374,7 +377,6 @@ def timings_figure(analysis: Analysis) -> Figure | None:
     )
     legend = [(stage.removeprefix("timings_"), look(_STAGES[stage])) for stage in stages]
     return Figure("timings", "Where the time goes", caption, [panel], legend)
-
 
 
 def _paint_bars(axes: Axes, means: pd.DataFrame) -> None:

@@ -109,7 +109,13 @@ def render_markdown(report: Report) -> str:
         legend = " · ".join(name for name, _ in figure.legend)
         lines += ["", f"## Figure: {figure.title}", "", *links, "", f"Lines: {legend}", "", f"*{figure.caption}*"]
     for table in report.tables:
-        lines += ["", f"## {table.title}", "", table.markdown(), f"*{table.note}* ([{table.name}.csv]({table.name}.csv))"]
+        lines += [
+            "",
+            f"## {table.title}",
+            "",
+            table.markdown(),
+            f"*{table.note}* ([{table.name}.csv]({table.name}.csv))",
+        ]
     if report.samples:
         lines += ["", "## Texts", *_markdown_samples(report.samples)]
     lines += ["", "## Provenance", "", "```", *report.commands, "```", ""]

@@ -89,7 +89,7 @@ class Table:
         return path
 
 
-def show(row: dict[Any, Any], column: Column) -> Printed:
+def show(row: dict[Any, Any] | pd.Series, column: Column) -> Printed:
     """One value of a row as it is printed."""
     value = row[column.key]
     if value is None or (isinstance(value, float) and math.isnan(value)) or value == "":

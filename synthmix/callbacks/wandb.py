@@ -42,7 +42,7 @@ class WandbReplay(CellCallback):
         run = wandb.init(
             project=self.config.project,
             entity=self.config.entity,
-            mode=self.mode,
+            mode=self.mode,  # type: ignore[arg-type]
             id=cell.hash,
             name=cell.name,
             group=cell.group,

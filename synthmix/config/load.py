@@ -139,7 +139,9 @@ def _merge(tree: DictConfig, given: Mapping[str, Any], prefix: str, problems: li
     for key, value in given.items():
         full = f"{prefix}{key}"
         if key not in known:
-            problems.append(f"{full} = {value!r}: no such key.{near_match(str(key), known)} Keys here: {', '.join(known)}")
+            problems.append(
+                f"{full} = {value!r}: no such key.{near_match(str(key), known)} Keys here: {', '.join(known)}"
+            )
         elif isinstance(tree._get_node(key), DictConfig):
             if isinstance(value, Mapping):
                 _merge(tree[key], value, f"{full}.", problems)
@@ -169,7 +171,7 @@ def _assign(tree: DictConfig, key: str, value: Any, full: str, problems: list[st
 
 
 def _expected(tree: DictConfig, key: str) -> str:
-    schema = OmegaConf.get_type(tree)
+    schema: Any = OmegaConf.get_type(tree)
     named = {spec.name: spec for spec in dataclasses.fields(schema)}
     unit = named[key].metadata.get("unit", "")
     return f"{named[key].type}" + (f" ({unit})" if unit else "")
@@ -198,7 +200,7 @@ def _check_choices(tree: DictConfig, schema: type[Any], prefix: str) -> Iterator
             continue
         value, allowed = tree[spec.name], spec.metadata.get("choices", ())
         if isinstance(value, DictConfig):
-            yield from _check_choices(value, OmegaConf.get_type(value), f"{prefix}{spec.name}.")
+            yield from _check_choices(value, OmegaConf.get_type(value) or dict, f"{prefix}{spec.name}.")
         elif allowed:
             for one in value if OmegaConf.is_list(value) else [value]:
                 if one not in allowed:

@@ -68,7 +68,7 @@ def _span_confidence(
     return math.exp(sum(inside) / len(inside)) if inside else None
 
 
-def _token_at(ids: Sequence[int], position: int, tokenizer: PreTrainedTokenizerBase) -> int:
+def _token_at(ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase) -> int:
     """Index of the token that writes character ``position`` of the decoded text, by bisection over prefixes."""
     low, high = 0, len(ids) - 1
     while low < high:

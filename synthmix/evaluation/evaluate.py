@@ -99,14 +99,18 @@ class Evaluator:
             gold = self.task.gold(example.record)
             right = next(i for i, text in enumerate(choices) if text.strip() == gold.strip())
             values = {"sum": confidences["sum"][best], "mean": confidences["mean"][best], "answer": None}
-            yield self._row(example, split, Answer(choices[best].strip()), Answer(choices[best_mean].strip())) | {
-                "completion": choices[best],
-                "stop": "",
-                "tokens": lengths[best],
-                "logprob": logprobs[best],
-                "gold_logprob": logprobs[right],
-                "gold_tokens": lengths[right],
-            } | self._confidence_columns(values)
+            yield (
+                self._row(example, split, Answer(choices[best].strip()), Answer(choices[best_mean].strip()))
+                | {
+                    "completion": choices[best],
+                    "stop": "",
+                    "tokens": lengths[best],
+                    "logprob": logprobs[best],
+                    "gold_logprob": logprobs[right],
+                    "gold_tokens": lengths[right],
+                }
+                | self._confidence_columns(values)
+            )
 
     # -- generation -------------------------------------------------------------------------------------------------
 
@@ -166,9 +170,7 @@ class Evaluator:
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
-    def _row(
-        self, example: Example, split: str, strict: Answer, loose: Answer, failure: str | None = None
-    ) -> Row:
+    def _row(self, example: Example, split: str, strict: Answer, loose: Answer, failure: str | None = None) -> Row:
         """The columns that every way of answering shares. ``failure`` is a program's verdict, None without one."""
         record = example.record
         if failure is None:

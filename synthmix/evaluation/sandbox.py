@@ -83,9 +83,7 @@ class Verdict:
     why: str
 
 
-def run_programs(
-    programs: Sequence[str], timeout_s: float = 3.0, memory_bytes: int = 512 * 2**20
-) -> Iterator[Verdict]:
+def run_programs(programs: Sequence[str], timeout_s: float = 3.0, memory_bytes: int = 512 * 2**20) -> Iterator[Verdict]:
     """Runs each program and yields its verdict, in order.
 
     Args:

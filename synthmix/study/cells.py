@@ -119,9 +119,7 @@ def make_plan(config: StudyConfig) -> Plan:
         for cell in _unfold(grid, namer):
             cells.setdefault(cell.hash, cell)
     ordered = sorted(cells.values(), key=lambda cell: cell.iteration)
-    return Plan(
-        config, models, hardware, sizes, tuple(dataclasses.replace(c, index=i) for i, c in enumerate(ordered))
-    )
+    return Plan(config, models, hardware, sizes, tuple(dataclasses.replace(c, index=i) for i, c in enumerate(ordered)))
 
 
 def training_size(task: str, config: StudyConfig) -> int:

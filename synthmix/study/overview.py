@@ -124,7 +124,7 @@ def print_status(plan: Plan, store: Store, console: Console) -> Counter[str]:
         state = known[cell.hash]
         if state in ("running", "failed", "blocked", "halted"):
             console.print(f"  {state:<8}{cell.name}{_why(cell, plan, store, state)}", highlight=False, markup=False)
-    return Counter(dict(counted))
+    return Counter({str(state): n for state, n in counted.items()})
 
 
 def _why(cell: Cell, plan: Plan, store: Store, state: str) -> str:

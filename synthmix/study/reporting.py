@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -31,7 +31,7 @@ class Reporter(ABC):
         """Says something that stays."""
 
     @abstractmethod
-    def bar(self, what: str, total: int, unit: str) -> contextmanager[Bar]:  # type: ignore[type-arg]
+    def bar(self, what: str, total: int, unit: str) -> AbstractContextManager[Bar]:
         """A bar while something longer than two seconds runs."""
 
 
@@ -56,7 +56,7 @@ class TerminalReporter(Reporter):
         self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:  # type: ignore[override]
+    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:
         task = self.progress.add_task(what, total=total, unit=unit)
         yield _RichBar(self.progress, task)
         self.progress.remove_task(task)
@@ -82,7 +82,7 @@ class LogReporter(Reporter):
         print(text, file=self.stream, flush=True)
 
     @contextmanager
-    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:  # type: ignore[override]
+    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:
         yield _LogBar(self, what, total, unit)
 
 
@@ -117,7 +117,7 @@ class PipeReporter(Reporter):
         self.stream.flush()
 
     @contextmanager
-    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:  # type: ignore[override]
+    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:
         yield _PipeBar(self, {"bar": what, "total": total, "unit": unit})
         self._send({"bar": None})
 

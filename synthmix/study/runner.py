@@ -42,7 +42,6 @@ from synthmix.generation.engine import Generator
 from synthmix.generation.pool import Pool, write_data_card
 from synthmix.generation.prompts import PromptWriter
 from synthmix.generation.sampling import Sampling
-from synthmix.metrics.overlap import OverlapIndex
 from synthmix.models.export import export
 from synthmix.models.loading import load_model, load_tokenizer
 from synthmix.models.training import fit
@@ -198,8 +197,8 @@ class _Run:
         if table.exists() and not lines.exists():
             frame = pd.read_parquet(table)
             part = frame[frame["split"] == split].astype(object)
-            rows: list[dict[str, Any]] = part.where(part.notna(), None).to_dict("records")
-            return rows
+            records = part.where(part.notna(), None).to_dict("records")
+            return [{str(name): value for name, value in record.items()} for record in records]
         model = self._load()
         assert self.tokenizer is not None
         generation = self.config.generation
@@ -236,9 +235,7 @@ class _Run:
 
     def _generate(self, context: CellContext, material: Material) -> None:
         wanted = max(self.needs.pool, self.config.evaluation.diversity_samples)
-        pool = Pool(
-            self.folder, self.task, self.config.generation.filter, material.train_index, material.test_index
-        )
+        pool = Pool(self.folder, self.task, self.config.generation.filter, material.train_index, material.test_index)
         if pool.stats.kept < wanted:
             self._extend(pool, wanted, material)
         kept = pool.kept()

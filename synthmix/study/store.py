@@ -63,9 +63,13 @@ class Store:
         try:
             found = json.loads(marker.read_text())["format"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StoreError(f"{marker}: not a store's description ({error}); expected {{'format': {FORMAT}}}") from error
+            raise StoreError(
+                f"{marker}: not a store's description ({error}); expected {{'format': {FORMAT}}}"
+            ) from error
         if found != FORMAT:
-            raise StoreError(f"{marker}: the store has format {found}, this synthmix writes {FORMAT}; use another store.root")
+            raise StoreError(
+                f"{marker}: the store has format {found}, this synthmix writes {FORMAT}; use another store.root"
+            )
 
     def create(self) -> None:
         """Makes the root, once something is to be written."""

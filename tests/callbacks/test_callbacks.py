@@ -69,7 +69,14 @@ def test_calibration_in_any_trainer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ece", "baseline", "level"),
-    [(0.10, 0.10, "none"), (0.149, 0.1, "none"), (0.16, 0.1, "warning"), (0.21, 0.1, "critical"), (0.5, None, "none"), (0.5, 0.0, "none")],
+    [
+        (0.10, 0.10, "none"),
+        (0.149, 0.1, "none"),
+        (0.16, 0.1, "warning"),
+        (0.21, 0.1, "critical"),
+        (0.5, None, "none"),
+        (0.5, 0.0, "none"),
+    ],
 )
 def test_levels_of_the_early_warning(ece: float, baseline: float | None, level: str) -> None:
     assert EarlyWarning(MonitoringConfig()).judge(ece, baseline)[0] == level
@@ -87,7 +94,12 @@ def test_actions_of_the_early_warning(action: str, halted: bool, factor: float, 
     warner.on_cell_evaluated(cell, "test", [])
     assert "alert" not in cell.results, "the test set is not for monitoring"
     warner.on_cell_evaluated(cell, "validation", [])
-    assert cell.results["alert"] == {"level": "critical", "ece_rise": pytest.approx(2.0), "factor": factor, "halted": halted}
+    assert cell.results["alert"] == {
+        "level": "critical",
+        "ece_rise": pytest.approx(2.0),
+        "factor": factor,
+        "halted": halted,
+    }
     assert logged["monitoring/alert"] == 2
 
 

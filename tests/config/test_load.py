@@ -51,10 +51,19 @@ def test_an_axis_on_the_command_line_changes_every_grid(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    found = problems("trainig.epochs=3", "training.epoch=3", "proportions=[0.1,1.3,-0.1]", "tasks=[nano-mth]", "workers=0")
+    found = problems(
+        "trainig.epochs=3", "training.epoch=3", "proportions=[0.1,1.3,-0.1]", "tasks=[nano-mth]", "workers=0"
+    )
     assert len(found) == 6
     text = "\n".join(found)
-    for expected in ("Did you mean 'training'", "Did you mean 'epochs'", "1.3", "-0.1", "Did you mean 'nano-math'", "workers = 0"):
+    for expected in (
+        "Did you mean 'training'",
+        "Did you mean 'epochs'",
+        "1.3",
+        "-0.1",
+        "Did you mean 'nano-math'",
+        "workers = 0",
+    ):
         assert expected in text
 
 

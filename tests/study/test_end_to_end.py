@@ -21,7 +21,14 @@ CELL = {
     "config.yaml", "mixture.json", "examples.json", "train.json", "items.parquet", "synthetic.jsonl", "synthetic.md",
     "pool.json", "metrics.jsonl", "timings.json", "result.json",
 }  # fmt: skip
-MODEL = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+MODEL = {
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -70,6 +70,10 @@ def test_an_early_warning_halts_or_reduces_the_chain(synthmix: Start, workplace:
     critical = {r["iteration"]: r["alert"]["level"] == "critical" for r in results if r["mode"] != "baseline"}
     assert ("1 halted" in halted) == critical[1]
     output_of(synthmix("run", "tiny", "proportions=[0.5]", "name=reduce", "monitoring.action=reduce", *alarm))
-    chain = {r["iteration"]: r for p in workplace.glob("runs/cells/*/result.json") if (r := json.loads(p.read_text()))["hash"] not in {x["hash"] for x in results}}
+    chain = {
+        r["iteration"]: r
+        for p in workplace.glob("runs/cells/*/result.json")
+        if (r := json.loads(p.read_text()))["hash"] not in {x["hash"] for x in results}
+    }
     expected = 16 if chain[1]["alert"]["level"] == "critical" else 32
     assert chain[1]["mixture"]["synthetic"] == 32 and chain[2]["mixture"]["synthetic"] == expected

@@ -11,7 +11,7 @@ from synthmix.tasks.nano_code import FAMILIES, INPUTS, LAST, NanoCode, parse_spe
 from synthmix.tasks.nano_commonsense import RELATIONS, NanoCommonsense, ontology
 from synthmix.tasks.nano_facts import N_LANDS, NanoFacts, world
 from synthmix.tasks.nano_math import NanoMath
-from synthmix.tasks.nano_reading import NanoReading
+from synthmix.tasks.nano_reading import VERBS, NanoReading
 
 # -- commonsense ----------------------------------------------------------------------------------------------------
 
@@ -67,7 +67,7 @@ def test_math_solutions_are_right() -> None:
             for line in lines:
                 left, right = line.split("=")
                 assert eval(left) == int(right) and left.startswith(value)
-                assert 1 <= int(right) <= 10 + 80 * difficulty
+                assert 1 <= int(right) <= 10 + 50 * difficulty
                 value = right
             assert last == f"#### {value}" and task.gold(example.record) == value
 
@@ -98,13 +98,13 @@ def test_math_extraction(completion: str, strict: str | None, flexible: str | No
 def test_facts_are_consistent_and_tails_exist() -> None:
     seen: dict[tuple[str, str], int] = {}
     lands = dict(world())
-    for example in NanoFacts().generate_split("pretrain", 6_000, 0):
+    for example in NanoFacts().generate_split("pretrain", 4_000, 0):
         land = next(w for w in re.findall(r"[A-Z]\w+", example.record["question"])[::-1] if w in lands)
         relation = next(r for r, value in lands[land].items() if value == example.record["answer"])
         seen[land, relation] = seen.get((land, relation), 0) + 1
     counts = sorted(seen.values())
-    assert len(counts) == 4 * 120
-    assert counts[-1] > 4 * counts[len(counts) // 10]
+    assert len(counts) == 4 * 80
+    assert counts[-1] > 3 * counts[len(counts) // 10]
 
 
 def test_world_has_different_lands() -> None:
@@ -127,26 +127,27 @@ def test_reading_answers_follow_from_the_passage() -> None:
     for example in task.generate_split("train", 1_000, 0):
         passage, question, answer = (example.record[k] for k in ("passage", "question", "answer"))
         person = re.search(r"did (\w+)", question)
-        place = re.search(r"in the (\w+)\?", question)
-        thing = re.search(r"the (\w+ \w+)(?: in the \w+)?\?", question)
+        thing = re.search(r"the (\w+)", question)
+        asked = next(verb for verb, base in VERBS.items() if verb in question or base in question)
         matching = [
             sentence
             for sentence in passage.removesuffix(".").split(". ")
-            if (not person or sentence.startswith(person[1] + " "))
-            and (not place or f"in the {place[1]}" in sentence)
-            and (question.startswith("What") or not thing or f"the {thing[1]} " in sentence)
+            if f" {asked} " in sentence
+            and (not person or sentence.startswith(person[1] + " "))
+            and (not thing or f"the {thing[1]}" in sentence)
         ]
         if answer:
             assert len(matching) == 1 and answer in matching[0]
         else:
-            assert not matching or question.startswith("When") and " on " not in matching[0]
+            left_out = {"When": " on ", "Where": " in the "}.get(question.split()[0])
+            assert not matching or (left_out and left_out not in matching[0])
             abstentions += 1
     assert 0.27 < abstentions / 1_000 < 0.40
 
 
 def test_reading_abstentions() -> None:
     task = NanoReading()
-    unanswerable = {"passage": "Mia left the red kite in the barn.", "question": "Who hid the kite?", "answer": ""}
+    unanswerable = {"passage": "Mia left the kite in the barn.", "question": "Who hid the kite?", "answer": ""}
     assert task.render(unanswerable).completion == " unanswerable"
     assert task.score(task.extract(" unanswerable").value, unanswerable) == 1.0
     assert task.score(task.extract(" barn").value, unanswerable) == 0.0
@@ -154,7 +155,7 @@ def test_reading_abstentions() -> None:
     assert task.extract(" unanswerable, as it seems", strict=True).value == "unanswerable, as it seems"
     assert task.extract(" unanswerable, as it seems", strict=False).value == ""
     with pytest.raises(Malformed, match="not in the passage"):
-        task.parse("Passage: Mia left the red kite in the barn.\nQuestion: Who hid the kite?\nAnswer: Tom")
+        task.parse("Passage: Mia left the kite in the barn.\nQuestion: Who hid the kite?\nAnswer: Tom")
 
 
 # -- code -----------------------------------------------------------------------------------------------------------
