@@ -213,7 +213,9 @@ def _check_weights(plan: Plan) -> None:
     problems = []
     for name, model in plan.models.items():
         if model.source == "folder" and not (Path(model.id).expanduser() / "config.json").is_file():
-            problems.append(f"models: {name}: id = {model.id!r}: no config.json there; expected a Hugging Face model folder")
+            problems.append(
+                f"models: {name}: id = {model.id!r}: no config.json there; expected a Hugging Face model folder"
+            )
     if problems:
         raise ConfigError(problems)
 

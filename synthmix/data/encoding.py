@@ -77,9 +77,7 @@ def encode_documents(
     return encoded
 
 
-def encode_document(
-    tokenizer: PreTrainedTokenizerBase, document: Document, max_tokens: int | None = None
-) -> Encoded:
+def encode_document(tokenizer: PreTrainedTokenizerBase, document: Document, max_tokens: int | None = None) -> Encoded:
     """Training tokens of one document; see :func:`encode_documents`, which is faster for many."""
     return encode_documents(tokenizer, [document], max_tokens)[0]
 

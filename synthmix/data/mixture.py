@@ -115,7 +115,9 @@ def counts(mode: str, proportion: float, n: int, iteration: int) -> Counts:
         synthetic = round(proportion * n)
         return Counts(n - synthetic, (synthetic,))
     if proportion >= 1:
-        raise ConfigError([f"proportions: {proportion:g} with mode {mode}, which keeps all external data; expected < 1"])
+        raise ConfigError(
+            [f"proportions: {proportion:g} with mode {mode}, which keeps all external data; expected < 1"]
+        )
     added = round(proportion * n / (1 - proportion))
     return Counts(n, (added,) * (iteration if mode == "accumulate" else 1))
 

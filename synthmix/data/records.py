@@ -127,7 +127,9 @@ def _decode(line: bytes, path: Path, number: int) -> Any:
         raise DataError(f"not UTF-8 at byte {error.start} of the line; expected UTF-8 text", path, number) from error
     except json.JSONDecodeError as error:
         tail = line[-40:].decode("utf-8", "replace").strip()
-        raise DataError(f"not JSON ({error.msg} at column {error.colno}); the line ends in {tail!r}", path, number) from error
+        raise DataError(
+            f"not JSON ({error.msg} at column {error.colno}); the line ends in {tail!r}", path, number
+        ) from error
 
 
 def _from_hub(source: Source, split: str) -> Iterator[tuple[None, Any]]:

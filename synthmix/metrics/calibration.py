@@ -89,9 +89,7 @@ def bins_from_sums(counts: NDArray[np.int64], confidence_sum: Array, correct_sum
     return ReliabilityBins(edges, counts, confidence_sum / filled, correct_sum / filled)
 
 
-def expected_calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, n_bins: int = 10, norm: Norm = "l1"
-) -> float:
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 10, norm: Norm = "l1") -> float:
     r"""Expected calibration error over bins of equal width (Guo et al. 2017; arXiv 2510.05133 with ten bins).
 
     .. math:: \text{ECE} = \sum_m \frac{|B_m|}{N} \left| \text{acc}(B_m) - \text{conf}(B_m) \right|

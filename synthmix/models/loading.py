@@ -209,4 +209,3 @@ def _strip_rule(rule: dict[str, Any] | None) -> dict[str, Any] | None:
     if rule["type"] == "Metaspace":
         rule["prepend_scheme"] = "never"
     return rule
-
