@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -178,11 +179,26 @@ def fit(
         )
         started = time.perf_counter()
         module.clock = lambda: time.perf_counter() - started
-        trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
+        _fit(trainer, module, datamodule, found)
     finished = trainer.global_step >= steps
     if finished and trainer.is_global_zero:
         remove_requeue_checkpoints(folder)
     return _result(module, trainer.global_step, found, finished)
+
+
+def _fit(trainer: L.Trainer, module: CausalLMModule, datamodule: MixtureDataModule, found: Path | None) -> None:
+    """``trainer.fit``, in which Ctrl-C is an interrupt like any other.
+
+    Lightning turns it into ``sys.exit(1)`` and leaves SIGINT ignored.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from left
 
 
 def _result(module: CausalLMModule, steps: int, found: Path | None, finished: bool) -> FitResult:

@@ -20,12 +20,15 @@ from synthmix.study.store import Store
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use; ``OMP_NUM_THREADS`` lowers them."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, int(os.environ.get("OMP_NUM_THREADS") or available))
 
 
 def threads_per_worker(plan: Plan) -> int:
     """CPU threads of a worker: the hardware profile's, else an equal share of the cores."""
+    if os.environ.get("SYNTHMIX_WORKER") == "1":  # the share was computed by the process that started this one
+        return cores()
     return plan.hardware.threads or max(1, cores() // plan.config.workers)
 
 

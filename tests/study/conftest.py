@@ -65,6 +65,19 @@ def start(*words: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
+def in_process(workplace: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs ``synthmix`` in this process: (exit status, everything it said)."""
+    from synthmix.cli import main
+
+    def run(*words: str) -> tuple[int, str]:
+        status = main(words)
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return run
+
+
+@pytest.fixture
 def synthmix(workplace: Path):  # type: ignore[no-untyped-def]
     """Starts the command line in the workplace."""
     return start

@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, str]]
 
 CELL = {
     "config.yaml", "mixture.json", "examples.json", "train.json", "items.parquet", "synthetic.jsonl", "synthetic.md",
@@ -60,8 +61,9 @@ def weights(root: Path) -> dict[str, bytes]:
     return {str(f.parent.parent.name): b"".join(t.numpy().tobytes() for t in load_file(f).values()) for f in files}
 
 
-def test_what_a_study_leaves_and_a_rerun_that_does_nothing(synthmix: Start, workplace: Path) -> None:
-    output = finish(synthmix("run", "tiny", "store.keep=all"))
+def test_what_a_study_leaves_and_a_rerun_that_does_nothing(in_process: Run, workplace: Path) -> None:
+    status, output = in_process("run", "tiny", "store.keep=all")
+    assert status == 0, output
     cells = sorted((workplace / "runs/cells").iterdir())
     assert [c.name.rsplit("-", 1)[0] for c in cells] == [
         "tiny.nano-math.baseline.it0.s0",
@@ -84,8 +86,8 @@ def test_what_a_study_leaves_and_a_rerun_that_does_nothing(synthmix: Start, work
     assert "report:" in output and (workplace / "runs/studies/tiny/report/report.html").stat().st_size > 10_000
 
     before = {p: p.stat().st_mtime_ns for cell in cells for p in cell.rglob("*")}
-    again = finish(synthmix("run", "tiny", "store.keep=all"))
-    assert "5 cells, 5 done" in again
+    status, again = in_process("run", "tiny", "store.keep=all")
+    assert status == 0 and "5 cells, 5 done" in again
     assert {p: p.stat().st_mtime_ns for cell in cells for p in cell.rglob("*")} == before
 
 
@@ -105,15 +107,18 @@ def lines_of(root: Path, name: str) -> int:
     return sum(path.read_bytes().count(b"\n") for path in root.glob(f"cells/*/{name}"))
 
 
-def test_kills_in_every_phase_change_nothing(synthmix: Start, workplace: Path) -> None:
-    finish(synthmix("run", "tiny", "store.root=whole", "store.keep=all", "iterations=1"))
+def kill_and_compare(synthmix: Start, in_process: Run, workplace: Path, phases: tuple[str, ...]) -> None:
+    """A study that is killed once in each of ``phases``, against one that is left alone."""
+    settings = ("store.keep=all", "iterations=1", "proportions=[0.5]")
+    assert in_process("run", "tiny", "store.root=whole", *settings)[0] == 0
     root = workplace / "torn"
-    words = ("run", "tiny", "store.root=torn", "store.keep=all", "iterations=1")
-    moments: list[Callable[[], bool]] = [
-        lambda: any(root.glob("cells/*/checkpoints/*.ckpt")),
-        lambda: lines_of(root, "items.jsonl") >= 5,
-        lambda: lines_of(root, "synthetic.jsonl") >= 7,
-    ]
+    words = ("run", "tiny", "store.root=torn", *settings)
+    known: dict[str, Callable[[], bool]] = {
+        "train": lambda: any(root.glob("cells/*/checkpoints/*.ckpt")),
+        "evaluate": lambda: lines_of(root, "items.jsonl") >= 5,
+        "generate": lambda: lines_of(root, "synthetic.jsonl") >= 7,
+    }
+    moments = [known[phase] for phase in phases]
     killed = 0
     for ready in moments:
         killed += kill_when(synthmix(*words), ready)
@@ -121,9 +126,19 @@ def test_kills_in_every_phase_change_nothing(synthmix: Start, workplace: Path) -
             with path.open("ab") as file:
                 file.write(b'{"torn": ')
     assert killed == len(moments)
-    finish(synthmix(*words))
+    status, output = in_process(*words)
+    assert status == 0, output
     assert numbers(root) == numbers(workplace / "whole")
     assert weights(root) == weights(workplace / "whole")
+
+
+def test_a_kill_while_generating_changes_nothing(synthmix: Start, in_process: Run, workplace: Path) -> None:
+    kill_and_compare(synthmix, in_process, workplace, ("generate",))
+
+
+@pytest.mark.slow
+def test_kills_in_every_phase_change_nothing(synthmix: Start, in_process: Run, workplace: Path) -> None:
+    kill_and_compare(synthmix, in_process, workplace, ("train", "evaluate", "generate"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, str]]
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
@@ -19,33 +20,31 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_a_pool_smaller_than_its_share(synthmix: Start, workplace: Path) -> None:
+def test_a_pool_smaller_than_its_share(in_process: Run, workplace: Path) -> None:
     """A random model writes nothing well-formed, so the cap on tries ends its pool."""
-    process = synthmix("run", "tiny", "generation.filter=wellformed", "generation.max_tries=1", "iterations=1",
-                       "evaluation.diversity_samples=0", "proportions=[0.5]")  # fmt: skip
-    said = output_of(process)
-    assert process.returncode == 2, said
+    words = ("tiny", "generation.filter=wellformed", "generation.max_tries=1", "iterations=1")
+    words += ("evaluation.diversity_samples=0", "proportions=[0.5]")
+    status, said = in_process("run", *words)
+    assert status == 2, said
     assert "are needed; raise generation.max_tries or lower the proportion" in said
     assert "1 failed, 1 blocked" in said
-    status = output_of(synthmix("status", "tiny", "generation.filter=wellformed", "generation.max_tries=1",
-                                "iterations=1", "evaluation.diversity_samples=0", "proportions=[0.5]"))  # fmt: skip
-    assert "blocked" in status and "the pool holds 0 examples" in status
+    status, said = in_process("status", *words)
+    assert status == 0 and "blocked" in said and "the pool holds 0 examples" in said
 
 
-def test_no_disk_space(synthmix: Start, workplace: Path) -> None:
+def test_no_disk_space(in_process: Run, workplace: Path) -> None:
     """A log on a full device stops the cell with words; once there is room, the same command continues."""
-    output_of(synthmix("plan", "tiny", "iterations=0"))
+    in_process("plan", "tiny", "iterations=0")
     plan = json.loads((workplace / "runs/studies/tiny/plan.json").read_text())
     folder = workplace / "runs/cells" / plan["cells"][0]["name"]
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").symlink_to("/dev/full")
-    process = synthmix("run", "tiny", "iterations=0")
-    said = output_of(process)
-    assert process.returncode == 2, said
+    status, said = in_process("run", "tiny", "iterations=0")
+    assert status == 2, said
     assert "metrics.jsonl: no space left on the disk. Nothing that was finished is lost" in said
     (folder / "metrics.jsonl").unlink()
-    again = synthmix("run", "tiny", "iterations=0")
-    assert "1 failed before and tried again" in output_of(again) and again.returncode == 0
+    status, again = in_process("run", "tiny", "iterations=0")
+    assert status == 0 and "1 failed before and tried again" in again
 
 
 def test_ctrl_c(synthmix: Start, workplace: Path) -> None:
