@@ -55,7 +55,9 @@ def unroll(design: Design) -> Iterator[dict[str, Any]]:
                         yield cell
 
 
-def _cell(design: Design, model: str, task: str, mode: str, p: float, it: int, seed: int, parent: Any) -> dict[str, Any]:
+def _cell(
+    design: Design, model: str, task: str, mode: str, p: float, it: int, seed: int, parent: Any
+) -> dict[str, Any]:
     digest = keys.digest(design.name, model, task, mode, p, it, seed, length=8)
     arm = "baseline" if it == 0 else f"{mode}-{100 * p:.4g}"
     return {
@@ -145,7 +147,10 @@ def write_cell(root: Path, design: Design, cell: dict[str, Any]) -> None:
         "timings": {"mix": 0.2, "train": 11.0 + p, "evaluate": 3.5, "generate": 4.25, "total": 18.95 + p},
         "versions": {"torch": "2.13.0", "python": "3.11.9"}, "finished": f"2026-01-02T03:{seconds(cell):02d}:05",
     }  # fmt: skip
-    texts = [{"source": "external", "text": f"Question: Ada has {i} figs & <b>buys</b> 7.\nAnswer: {i + 7}"} for i in range(5)]
+    texts = [
+        {"source": "external", "text": f"Question: Ada has {i} figs & <b>buys</b> 7.\nAnswer: {i + 7}"}
+        for i in range(5)
+    ]
     texts += [{"source": "synthetic", "text": f"Question: Bo has {i} figs.\nAnswer: {i}"} for i in range(5) if p > 0]
     (folder / "examples.json").write_text(json.dumps(texts))
     (folder / "mixture.json").write_text(json.dumps({"mode": cell["mode"], "proportion": p}))
@@ -167,7 +172,12 @@ def write_store(root: Path, design: Design) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"study": design.name, "created": "2026-01-02T03:00:00", "code": "f00dcafe", "cells": design.tree}
     (folder / "plan.json").write_text(json.dumps(plan))
-    config = {"name": design.name, "tasks": list(design.tasks), "models": list(design.models), "evaluation": {"bins": 10}}
+    config = {
+        "name": design.name,
+        "tasks": list(design.tasks),
+        "models": list(design.models),
+        "evaluation": {"bins": 10},
+    }
     config |= {"store": {"root": "store"}}
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
     return folder

@@ -120,7 +120,10 @@ def test_the_headline_is_the_known_effect(store: Path) -> None:
     assert said[0].startswith("Of 12 comparisons with the 0 % control,") and "0 higher" in said[0]
     (math,) = [s for s in said if s.startswith("nano-math") and "below the control" in s]
     row = analysis.conditions.query("task == 'nano-math' and iteration == 2 and proportion == 0.5").iloc[0]
-    assert f"{-100 * row.difference:.1f} points [{-100 * row.difference_high:.1f}, {-100 * row.difference_low:.1f}]" in math
+    assert (
+        f"{-100 * row.difference:.1f} points [{-100 * row.difference_high:.1f}, {-100 * row.difference_low:.1f}]"
+        in math
+    )
     assert "distinguishable" in math and "not distinguishable" not in math
     assert any("depends on the confidence estimator" in s for s in said)
     assert any("state a training question again" in s and "108" in s for s in said)
@@ -134,9 +137,17 @@ def test_no_effect_is_not_called_safe(make_store: Make) -> None:
 
 
 def test_limits_are_said_where_they_hold(make_store: Make) -> None:
-    root = make_store(tasks=("nano-math",), base=0.3, seeds=(0,), iterations=1, failed=("replace-0.it1",), planned=("replace-50",))
+    root = make_store(
+        tasks=("nano-math",), base=0.3, seeds=(0,), iterations=1, failed=("replace-0.it1",), planned=("replace-50",)
+    )
     said = " ".join(limits(Analysis(load_study("sketch", root=root), resamples=50)))
-    for words in ("1 cell failed", "1 cell not finished", "one training run", "close to the floor", "no finished 0 % chain"):
+    for words in (
+        "1 cell failed",
+        "1 cell not finished",
+        "one training run",
+        "close to the floor",
+        "no finished 0 % chain",
+    ):
         assert words in said, words
 
 

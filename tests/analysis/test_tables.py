@@ -59,7 +59,9 @@ def test_family_counts_every_comparison_once_and_is_printed(analysis: Analysis) 
 
 def test_ece_of_every_estimator_is_that_of_the_cells(analysis: Analysis) -> None:
     frame = calibration_table(analysis).frame
-    cells = analysis.study.done.groupby(["task", "mode", "proportion", "iteration"])[["test_ece", "test_ece_sum"]].mean()
+    cells = analysis.study.done.groupby(["task", "mode", "proportion", "iteration"])[
+        ["test_ece", "test_ece_sum"]
+    ].mean()
     for _, row in frame.iterrows():
         expected = cells.loc[(row.task, row["mode"], row.proportion, row.iteration)]
         assert row.ece == pytest.approx(expected.test_ece)

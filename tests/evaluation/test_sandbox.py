@@ -35,7 +35,12 @@ def test_verdicts(program: str, why: str) -> None:
 
 
 def test_a_bad_program_does_not_touch_the_next(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    programs = ["import os; os.setsid() if False else os._exit(3)", "assert True", "import builtins; builtins.len = None", "assert len([1]) == 1"]
+    programs = [
+        "import os; os.setsid() if False else os._exit(3)",
+        "assert True",
+        "import builtins; builtins.len = None",
+        "assert len([1]) == 1",
+    ]
     assert [v.passed for v in run_programs(programs)] == [False, True, True, True]
 
 

@@ -33,7 +33,9 @@ def extend(pool: Pool, wanted: int, nano: Nano, batch: int = 64, temperature: fl
     config = GenerationConfig(temperature=temperature, **settings)  # type: ignore[arg-type]
     model, tokenizer = nano
     prompts = PromptWriter(TASK, tokenizer, config, TRAIN, "pool", 512)
-    pool.extend(wanted, config.max_tries, Generator(model, tokenizer, batch), prompts, Sampling(temperature, config.top_p))
+    pool.extend(
+        wanted, config.max_tries, Generator(model, tokenizer, batch), prompts, Sampling(temperature, config.top_p)
+    )
 
 
 def test_a_pool_that_is_continued_or_extended_is_the_same_pool(nano: Nano, tmp_path: Path) -> None:
