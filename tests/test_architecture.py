@@ -50,5 +50,7 @@ def test_no_file_grows_past_a_glance() -> None:
 
 def test_slurm_and_wandb_stay_where_they_belong() -> None:
     for path in FILES:
-        if "wandb" in {n.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for n in node.names}:
+        if "wandb" in {
+            n.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for n in node.names
+        }:
             assert room(path) == "callbacks", path

@@ -66,7 +66,10 @@ def test_commonsense_qa_reads_both_published_layouts() -> None:
     release = {
         "answerKey": "A",
         "id": "1",
-        "question": {"stem": "Where?", "choices": [{"label": x, "text": t} for x, t in zip("ABCDE", texts, strict=True)]},
+        "question": {
+            "stem": "Where?",
+            "choices": [{"label": x, "text": t} for x, t in zip("ABCDE", texts, strict=True)],
+        },
     }
     hub = {"id": "1", "question": "Where?", "answerKey": "A", "choices": {"label": list("ABCDE"), "text": texts}}
     assert task.from_source(release) == task.from_source(hub)
