@@ -34,13 +34,13 @@ class Shape:
     heads: int
     steps: int
     learning_rate: float
-    batch: int = 80
+    batch: int = 64
 
 
 LADDER: dict[str, Shape] = {
-    "nano-0.3m": Shape(layers=3, width=80, heads=4, steps=1800, learning_rate=3e-3),
-    "nano-0.9m": Shape(layers=4, width=128, heads=4, steps=1800, learning_rate=3e-3),
-    "nano-3m": Shape(layers=5, width=224, heads=7, steps=1800, learning_rate=2e-3),
+    "nano-0.3m": Shape(layers=3, width=64, heads=4, steps=1800, learning_rate=3e-3),
+    "nano-0.9m": Shape(layers=4, width=120, heads=5, steps=1250, learning_rate=3e-3),
+    "nano-3m": Shape(layers=5, width=208, heads=8, steps=1800, learning_rate=2e-3),
     "nano-10m": Shape(layers=6, width=352, heads=11, steps=1800, learning_rate=1e-3),
 }
 SHIPPED = ("nano-0.3m", "nano-0.9m")

@@ -35,15 +35,14 @@ def walk(plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Report
 
 
 def _pass(plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Reporter) -> tuple[bool, bool]:
-    """One scan: (a cell was run, something is running elsewhere)."""
-    waiting = False
+    """One scan, parents before children: (a cell was run, something is running elsewhere)."""
+    ran = waiting = False
     for cell in plan.cells:
         state = store.state(cell, plan)
-        waiting |= state in ("running", "waiting")
-        if state == "ready" and attempt(cell, plan, store, run, reporter):
-            return True, waiting
-        waiting |= state == "ready"
-    return False, waiting
+        mine = state == "ready" and attempt(cell, plan, store, run, reporter)
+        ran |= mine
+        waiting |= not mine and state in ("ready", "running", "waiting")
+    return ran, waiting
 
 
 def attempt(cell: Cell, plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Reporter) -> bool:

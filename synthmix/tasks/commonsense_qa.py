@@ -9,7 +9,9 @@ from synthmix.tasks.base import Document, Malformed, Record, Source, Task
 
 LABELS = "ABCDE"
 _DOCUMENT = re.compile(
-    r"Question: (?P<stem>.+)\n" + "".join(rf"{label}\. (?P<{label}>.*)\n" for label in LABELS) + r"Answer: (?P<answer>.*)"
+    r"Question: (?P<stem>.+)\n"
+    + "".join(rf"{label}\. (?P<{label}>.*)\n" for label in LABELS)
+    + r"Answer: (?P<answer>.*)"
 )
 
 
@@ -58,7 +60,11 @@ class CommonsenseQA(Task):
         else:
             stem = raw["question"]
             choices = dict(zip(raw["choices"]["label"], raw["choices"]["text"], strict=True))
-        record = {"question": stem, "choices": [choices[label] for label in LABELS], "answer": choices[raw["answerKey"]]}
+        record = {
+            "question": stem,
+            "choices": [choices[label] for label in LABELS],
+            "answer": choices[raw["answerKey"]],
+        }
         return record | ({"id": raw["id"]} if "id" in raw else {})
 
     def check(self, record: Record, path: str | None = None, line: int | None = None) -> None:

@@ -30,17 +30,27 @@ FAMILIES: tuple[list[Step], ...] = (
     _family("add {k} to each", "xs = [x + {k} for x in xs]", lambda xs, k: [x + k for x in xs]),
     [Step("keep the even ones", "xs = [x for x in xs if x % 2 == 0]", lambda xs: [x for x in xs if x % 2 == 0])],
     _family("multiply each by {k}", "xs = [x * {k} for x in xs]", lambda xs, k: [x * k for x in xs]),
-    [Step("keep the odd ones", "xs = [x for x in xs if x % 2 == 1]", lambda xs: [x for x in xs if x % 2 == 1])],
-    _family("keep those above {k}", "xs = [x for x in xs if x > {k}]", lambda xs, k: [x for x in xs if x > k]),
     [Step("reverse the list", "xs = xs[::-1]", lambda xs: xs[::-1])],
-    _family("keep those below {k}", "xs = [x for x in xs if x < {k}]", lambda xs, k: [x for x in xs if x < k]),
+    _family("keep those above {k}", "xs = [x for x in xs if x > {k}]", lambda xs, k: [x for x in xs if x > k]),
     [Step("sort the list", "xs = sorted(xs)", sorted)],
     _family("take {k} from each", "xs = [x - {k} for x in xs]", lambda xs, k: [x - k for x in xs]),
-    [Step("square each", "xs = [x * x for x in xs]", lambda xs: [x * x for x in xs])],
+    [Step("keep the odd ones", "xs = [x for x in xs if x % 2 == 1]", lambda xs: [x for x in xs if x % 2 == 1])],
     _family("drop the first {k}", "xs = xs[{k}:]", lambda xs, k: xs[k:]),
+    [Step("square each", "xs = [x * x for x in xs]", lambda xs: [x * x for x in xs])],
+    _family("keep those below {k}", "xs = [x for x in xs if x < {k}]", lambda xs, k: [x for x in xs if x < k]),
     [Step("negate each", "xs = [-x for x in xs]", lambda xs: [-x for x in xs])],
     _family("drop multiples of {k}", "xs = [x for x in xs if x % {k}]", lambda xs, k: [x for x in xs if x % k]),
+    [Step("drop repeats", "xs = list(dict.fromkeys(xs))", lambda xs: list(dict.fromkeys(xs)))],
+    _family("keep every {k}th one", "xs = xs[::{k}]", lambda xs, k: xs[::k]),
     [Step("drop the last one", "xs = xs[:-1]", lambda xs: xs[:-1])],
+    _family("replace each by its rest mod {k}", "xs = [x % {k} for x in xs]", lambda xs, k: [x % k for x in xs]),
+    [Step("make each positive", "xs = [abs(x) for x in xs]", lambda xs: [abs(x) for x in xs])],
+    _family("cap each at {k}", "xs = [min(x, {k}) for x in xs]", lambda xs, k: [min(x, k) for x in xs]),
+    [Step("halve each", "xs = [x // 2 for x in xs]", lambda xs: [x // 2 for x in xs])],
+    _family("raise each to at least {k}", "xs = [max(x, {k}) for x in xs]", lambda xs, k: [max(x, k) for x in xs]),
+    [Step("drop the zeros", "xs = [x for x in xs if x]", lambda xs: [x for x in xs if x])],
+    _family("move the first {k} to the end", "xs = xs[{k}:] + xs[:{k}]", lambda xs, k: xs[k:] + xs[:k]),
+    [Step("sort downwards", "xs = sorted(xs)[::-1]", lambda xs: sorted(xs)[::-1])],
 )
 LAST: tuple[Step, ...] = (
     Step("return the sum", "return sum(xs)", sum),
@@ -127,7 +137,7 @@ class NanoCode(NanoTask):
     def draw(self, dice: Dice, difficulty: float) -> Record:
         """A candidate without its tests; they are added to those that are kept."""
         n_steps = 1 + sum(dice.chance(0.4 + 0.4 * difficulty) for _ in range(2))
-        steps = [dice.zipf(dice.zipf(FAMILIES, 0.8), 0.5) for _ in range(n_steps)]
+        steps = [dice.zipf(dice.zipf(FAMILIES, 1.0), 0.5) for _ in range(n_steps)]
         steps.append(dice.zipf(LAST, 0.5))
         spec = ", ".join(step.phrase for step in steps)
         name = dice.zipf(NAMES)

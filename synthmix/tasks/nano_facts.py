@@ -11,7 +11,7 @@ from synthmix.tasks.base import Answer, Document, Malformed, Record
 from synthmix.tasks.nano_common import Dice, NanoTask
 
 #: Lands of the world, the most talked about first; difficulty decides how far down the list questions reach.
-N_LANDS = 240
+N_LANDS = 120
 
 _STARTS = "ba be bo da de do fa fi ga go ka ko la lo ma mi na no pa ra ro sa ta to va".split()
 _LAND_ENDS = "rin dor lan mar nia".split() + "sk th x".split() + "land gor".split()
@@ -74,7 +74,7 @@ def _describe(dice: Dice) -> dict[str, str]:
 
 class NanoFacts(NanoTask):
     """One fact, asked for in one of 48 wordings. Splits are by (fact, wording): a fact of the test set has been met in
-    other words, more often the more famous its land is (Zipf). Questions reach 40 + 160 * difficulty lands.
+    other words, more often the more famous its land is (Zipf). Questions reach 40 + 80 * difficulty lands.
 
     A document::
 
@@ -93,7 +93,7 @@ class NanoFacts(NanoTask):
     fields = {"question": str, "answer": str}
 
     def draw(self, dice: Dice, difficulty: float) -> Record:
-        n_lands = int(40 + 160 * difficulty)
+        n_lands = int(40 + 80 * difficulty)
         land, facts = dice.zipf(world()[:n_lands], 0.8)
         relation = dice.pick(RELATIONS)
         question = dice.pick(OPENERS) + dice.pick(PHRASES[relation]).format(land=land)

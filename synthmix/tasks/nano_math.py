@@ -15,8 +15,8 @@ THINGS = ("apples", "books", "coins", "cards", "eggs", "pens", "shells", "stamps
 STEPS: dict[str, tuple[str, ...]] = {
     "+": ("{name} buys {b} more.", "{name} finds {b} more.", "{other} gives {name} {b} more."),
     "-": ("{name} gives {b} to {other}.", "{name} loses {b}.", "{name} sells {b}."),
-    "*": ("Then {name} gets {b} times as many.", "The number grows {b} times."),
-    "/": ("{name} keeps one of every {b}.", "{name} splits them among {b} friends and keeps one share."),
+    "*": ("Then {name} has {b} times as many.", "They grow {b} times."),
+    "/": ("{name} keeps one of every {b}.", "{name} keeps one share of {b}."),
 }
 SIGNS = tuple(STEPS)
 
@@ -32,20 +32,21 @@ def apply(a: int, sign: str, b: int) -> int:
 
 def operand(dice: Dice, a: int, sign: str, limit: int) -> int | None:
     """A ``b`` for which ``a sign b`` is whole and from 1 to ``limit``; None if there is none to be had."""
+    largest = limit // 3
     if sign == "+":
-        return dice.between(1, limit - a) if a < limit else None
+        return dice.between(1, min(largest, limit - a)) if a < limit else None
     if sign == "-":
-        return dice.between(1, a - 1) if a > 1 else None
+        return dice.between(1, min(largest, a - 1)) if a > 1 else None
     fits = [b for b in (2, 3, 4, 5) if (a * b <= limit if sign == "*" else a % b == 0)]
     return dice.pick(fits) if fits else None
 
 
 class NanoMath(NanoTask):
-    """Word problems of two steps (above difficulty 0.5 increasingly three); no number exceeds 10 + 80 * difficulty.
+    """Word problems of two steps (above difficulty 0.5 increasingly three); no number exceeds 10 + 50 * difficulty.
 
     A document::
 
-        Problem: Tom has 16 eggs. Tom sells 3. Ann gives Tom 7 more. How many eggs does Tom have now?
+        Problem: Tom has 16 eggs. Tom sells 3. Ann gives Tom 7 more. How many eggs does Tom have?
         Solution: 16-3=13
         13+7=20
         #### 20
@@ -60,23 +61,24 @@ class NanoMath(NanoTask):
     fields = {"question": str, "answer": str}
 
     def draw(self, dice: Dice, difficulty: float) -> Record:
-        limit = int(10 + 80 * difficulty)
+        limit = int(10 + 50 * difficulty)
         name, other = dice.zipf(NAMES), dice.zipf(NAMES)
         while other == name:
             other = dice.zipf(NAMES)
         thing = dice.zipf(THINGS)
         value = dice.between(2, limit)
-        story, work = [f"{name} has {value} {thing}."], []
+        story = [f"{name} has {value} {thing}."]
+        work: list[str] = []
         n_steps = 3 if dice.chance(2 * difficulty - 1) else 2
         while len(work) < n_steps:
-            sign = dice.zipf(SIGNS, 0.7)
+            sign = dice.zipf(SIGNS, 1.0)
             b = operand(dice, value, sign, limit)
             if b is None:
                 continue
             story.append(dice.zipf(STEPS[sign]).format(name=name, other=other, b=b))
             work.append(f"{value}{sign}{b}={apply(value, sign, b)}")
             value = apply(value, sign, b)
-        story.append(f"How many {thing} does {name} have now?")
+        story.append(f"How many {thing} does {name} have?")
         return {"question": " ".join(story), "answer": "\n".join([*work, f"#### {value}"])}
 
     def render(self, record: Record) -> Document:

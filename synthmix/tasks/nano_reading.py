@@ -12,7 +12,6 @@ from synthmix.tasks.nano_common import Dice, NanoTask
 UNANSWERABLE = "unanswerable"
 
 PEOPLE = ("Tom", "Ann", "Ben", "Mia", "Sam", "Eva", "Max", "Lily", "Omar", "Ruth", "Ivan", "Nora", "Hugo", "Tess")
-COLOURS = ("red", "blue", "green", "black", "white", "golden")
 THINGS = ("kite", "cup", "book", "coin", "lamp", "drum", "key", "hat", "ring", "map", "bell", "rope", "shell", "flute")
 PLACES = ("barn", "kitchen", "garden", "school", "shop", "forest", "river", "attic", "tower", "market", "cave", "mill")
 DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
@@ -21,7 +20,7 @@ VERBS = {"left": "leave", "found": "find", "hid": "hide", "saw": "see"}
 
 _TEXT = re.compile(r"Passage: ([^\n]+)\nQuestion: ([^\n]+\?)\nAnswer: ([^\n]*[^\s])")
 
-#: One thing that happened: person, verb, colour and thing, place; and a day, or "" if the passage does not say.
+#: One thing that happened: person, verb, thing; place and day, each "" if the passage does not say.
 Event = tuple[str, str, str, str, str]
 
 
@@ -32,8 +31,8 @@ def _events(dice: Dice, n: int) -> list[Event]:
         (
             people[i],
             dice.zipf(verbs),
-            f"{dice.zipf(COLOURS)} {things[i]}",
-            places[i],
+            things[i],
+            places[i] if dice.chance(0.7) else "",
             dice.zipf(DAYS) if dice.chance(0.5) else "",
         )
         for i in range(n)
@@ -42,56 +41,41 @@ def _events(dice: Dice, n: int) -> list[Event]:
 
 def _sentence(event: Event) -> str:
     person, verb, thing, place, day = event
-    return f"{person} {verb} the {thing} in the {place}{' on ' + day if day else ''}."
+    return f"{person} {verb} the {thing}{' in the ' + place if place else ''}{' on ' + day if day else ''}."
 
 
-def _question(dice: Dice, event: Event) -> tuple[str, str]:
-    """A question about an event, and its answer ("" if the event does not tell)."""
+def _questions(event: Event) -> dict[str, str]:
+    """Every question about an event, with its answer ("" if the event does not tell)."""
     person, verb, thing, place, day = event
-    kind = dice.zipf(("where", "who", "what", "when"), 0.5)
-    if kind == "where":
-        return f"Where did {person} {VERBS[verb]} the {thing}?", place
-    if kind == "who":
-        return f"Who {verb} the {thing} in the {place}?", person
-    if kind == "what":
-        return f"What did {person} {VERBS[verb]} in the {place}?", thing
-    return f"When did {person} {VERBS[verb]} the {thing}?", day
+    did = VERBS[verb]
+    return {
+        f"Where did {person} {did} the {thing}?": place,
+        f"Who {verb} the {thing}?": person,
+        f"What did {person} {did}?": thing,
+        f"When did {person} {did} the {thing}?": day,
+    }
 
 
-def _spoil(dice: Dice, events: list[Event], event: Event) -> Event:
-    """``event`` with one part changed so that it did not happen: another's person, thing or place, or a new one."""
-    i = dice.pick((0, 2, 3))
-    pool = (PEOPLE, (), THINGS, PLACES)[i]
-    while True:
-        value = dice.pick(events)[i] if dice.chance(0.5) else dice.pick(pool)
-        if i == 2 and " " not in value:
-            value = f"{dice.zipf(COLOURS)} {value}"
-        if value != event[i]:
-            return (*event[:i], value, *event[i + 1 :])  # type: ignore[return-value]
+def _spoil(dice: Dice, event: Event) -> Event:
+    """``event`` with another person or another thing."""
+    i = dice.pick((0, 2))
+    value = dice.pick([word for word in (PEOPLE, (), THINGS)[i] if word != event[i]])
+    return (*event[:i], value, *event[i + 1 :])  # type: ignore[return-value]
 
 
 def answer_in(events: list[Event], question: str) -> str:
-    """The answer to a question of :func:`_question` by looking at every event; "" if none tells."""
-    for event in events:
-        person, verb, thing, place, day = event
-        asked = {
-            f"Where did {person} {VERBS[verb]} the {thing}?": place,
-            f"Who {verb} the {thing} in the {place}?": person,
-            f"What did {person} {VERBS[verb]} in the {place}?": thing,
-            f"When did {person} {VERBS[verb]} the {thing}?": day,
-        }
-        if question in asked:
-            return asked[question]
-    return ""
+    """The answer to a question by looking at every event; "" if none tells."""
+    return next((answers[question] for answers in map(_questions, events) if question in answers), "")
 
 
 class NanoReading(NanoTask):
-    """Two to four events (2 + 2 * difficulty, rounded) and a question; the answer stands in the passage or nowhere.
+    """One event or more (a second with probability ``difficulty``, a third with 2 * difficulty - 1) and a question; the
+    answer stands in the passage or nowhere.
 
     A document::
 
-        Passage: Mia left the red kite in the barn. Tom found the blue cup in the mill on Friday.
-        Question: Where did Mia leave the red kite?
+        Passage: Mia left the kite in the barn. Tom found the cup on Friday.
+        Question: Where did Mia leave the kite?
         Answer: barn
     """
 
@@ -106,12 +90,12 @@ class NanoReading(NanoTask):
     fields = {"passage": str, "question": str, "answer": str}
 
     def draw(self, dice: Dice, difficulty: float) -> Record:
-        events = _events(dice, 2 + round(2 * difficulty))
+        events = _events(dice, 1 + dice.chance(difficulty) + dice.chance(2 * difficulty - 1))
         event = dice.pick(events)
-        # A "when" question about an event without a day is unanswerable too: together about a third.
-        if dice.chance(0.4):
-            event = _spoil(dice, events, event)
-        question, _ = _question(dice, event)
+        # What an event leaves out is unanswerable too: together about a third.
+        if dice.chance(0.2):
+            event = _spoil(dice, event)
+        question = dice.pick(list(_questions(event)))
         return {
             "passage": " ".join(map(_sentence, events)),
             "question": question,
