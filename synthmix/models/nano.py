@@ -38,8 +38,8 @@ class Shape:
 
 
 LADDER: dict[str, Shape] = {
-    "nano-0.3m": Shape(layers=3, width=64, heads=4, steps=1800, learning_rate=3e-3),
-    "nano-0.9m": Shape(layers=4, width=120, heads=5, steps=1250, learning_rate=3e-3),
+    "nano-0.3m": Shape(layers=3, width=64, heads=4, steps=1500, learning_rate=3e-3),
+    "nano-0.9m": Shape(layers=4, width=120, heads=5, steps=950, learning_rate=3e-3),
     "nano-3m": Shape(layers=5, width=208, heads=8, steps=1800, learning_rate=2e-3),
     "nano-10m": Shape(layers=6, width=352, heads=11, steps=1800, learning_rate=1e-3),
 }

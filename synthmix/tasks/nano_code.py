@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -18,40 +19,70 @@ class Step(NamedTuple):
     run: Callable[[list[int]], Any]
 
 
-def _family(phrase: str, line: str, run: Callable[[list[int], int], Any]) -> list[Step]:
-    return [
-        Step(phrase.format(k=k), line.format(k=k), lambda xs, k=k: run(xs, k))  # type: ignore[misc]
-        for k in range(2, 10)
-    ]
+class Condition(NamedTuple):
+    """Some numbers of a list: how they are called, the expression that holds for them, and the one that does not."""
+
+    phrase: str
+    holds: str
+    fails: str
+    test: Callable[[int], bool]
 
 
-#: Families of steps, the most frequent first; a family with a number has one step for each of 2 .. 9.
-FAMILIES: tuple[list[Step], ...] = (
-    _family("add {k} to each", "xs = [x + {k} for x in xs]", lambda xs, k: [x + k for x in xs]),
-    [Step("keep the even ones", "xs = [x for x in xs if x % 2 == 0]", lambda xs: [x for x in xs if x % 2 == 0])],
-    _family("multiply each by {k}", "xs = [x * {k} for x in xs]", lambda xs, k: [x * k for x in xs]),
-    [Step("reverse the list", "xs = xs[::-1]", lambda xs: xs[::-1])],
-    _family("keep those above {k}", "xs = [x for x in xs if x > {k}]", lambda xs, k: [x for x in xs if x > k]),
-    [Step("sort the list", "xs = sorted(xs)", sorted)],
-    _family("take {k} from each", "xs = [x - {k} for x in xs]", lambda xs, k: [x - k for x in xs]),
-    [Step("keep the odd ones", "xs = [x for x in xs if x % 2 == 1]", lambda xs: [x for x in xs if x % 2 == 1])],
-    _family("drop the first {k}", "xs = xs[{k}:]", lambda xs, k: xs[k:]),
-    [Step("square each", "xs = [x * x for x in xs]", lambda xs: [x * x for x in xs])],
-    _family("keep those below {k}", "xs = [x for x in xs if x < {k}]", lambda xs, k: [x for x in xs if x < k]),
-    [Step("negate each", "xs = [-x for x in xs]", lambda xs: [-x for x in xs])],
-    _family("drop multiples of {k}", "xs = [x for x in xs if x % {k}]", lambda xs, k: [x for x in xs if x % k]),
-    [Step("drop repeats", "xs = list(dict.fromkeys(xs))", lambda xs: list(dict.fromkeys(xs)))],
-    _family("keep every {k}th one", "xs = xs[::{k}]", lambda xs, k: xs[::k]),
-    [Step("drop the last one", "xs = xs[:-1]", lambda xs: xs[:-1])],
-    _family("replace each by its rest mod {k}", "xs = [x % {k} for x in xs]", lambda xs, k: [x % k for x in xs]),
-    [Step("make each positive", "xs = [abs(x) for x in xs]", lambda xs: [abs(x) for x in xs])],
-    _family("cap each at {k}", "xs = [min(x, {k}) for x in xs]", lambda xs, k: [min(x, k) for x in xs]),
-    [Step("halve each", "xs = [x // 2 for x in xs]", lambda xs: [x // 2 for x in xs])],
-    _family("raise each to at least {k}", "xs = [max(x, {k}) for x in xs]", lambda xs, k: [max(x, k) for x in xs]),
-    [Step("drop the zeros", "xs = [x for x in xs if x]", lambda xs: [x for x in xs if x])],
-    _family("move the first {k} to the end", "xs = xs[{k}:] + xs[:{k}]", lambda xs, k: xs[k:] + xs[:k]),
-    [Step("sort downwards", "xs = sorted(xs)[::-1]", lambda xs: sorted(xs)[::-1])],
+class Action(NamedTuple):
+    """What is done with the numbers of a condition; ``value`` is None where they are kept or dropped."""
+
+    phrase: str
+    value: str | None
+    run: Callable[[int], int]
+
+
+DIGITS = range(2, 10)
+
+#: Families of conditions, of actions and of steps for the whole list, the most frequent first; a family with a number
+#: has one member for each of 2 .. 9.
+CONDITIONS: tuple[list[Condition], ...] = (
+    [Condition("even ones", "x % 2 == 0", "x % 2", lambda x: x % 2 == 0)],
+    [Condition(f"ones above {k}", f"x > {k}", f"x <= {k}", lambda x, k=k: x > k) for k in DIGITS],  # type: ignore[misc]
+    [Condition("negative ones", "x < 0", "x >= 0", lambda x: x < 0)],
+    [Condition(f"ones below {k}", f"x < {k}", f"x >= {k}", lambda x, k=k: x < k) for k in DIGITS],  # type: ignore[misc]
+    [Condition("odd ones", "x % 2", "x % 2 == 0", lambda x: x % 2 != 0)],
+    [
+        Condition(f"multiples of {k}", f"x % {k} == 0", f"x % {k}", lambda x, k=k: x % k == 0)  # type: ignore[misc]
+        for k in DIGITS
+    ],
+    [Condition("positive ones", "x > 0", "x <= 0", lambda x: x > 0)],
 )
+ACTIONS: tuple[list[Action], ...] = (
+    [Action("keep the {c}", None, lambda x: x)],
+    [Action(f"add {k} to the {{c}}", f"x + {k}", lambda x, k=k: x + k) for k in DIGITS],  # type: ignore[misc]
+    [Action("drop the {c}", None, lambda x: x)],
+    [Action("double the {c}", "x * 2", lambda x: x * 2)],
+    [Action("negate the {c}", "-x", lambda x: -x)],
+    [Action(f"take {k} from the {{c}}", f"x - {k}", lambda x, k=k: x - k) for k in DIGITS],  # type: ignore[misc]
+    [Action("square the {c}", "x * x", lambda x: x * x)],
+    [Action("halve the {c}", "x // 2", lambda x: x // 2)],
+)
+WHOLE: tuple[list[Step], ...] = (
+    [Step("sort the list", "xs = sorted(xs)", sorted)],
+    [Step(f"drop the first {k}", f"xs = xs[{k}:]", lambda xs, k=k: xs[k:]) for k in DIGITS],  # type: ignore[misc]
+    [Step("reverse the list", "xs = xs[::-1]", lambda xs: xs[::-1])],
+    [Step("drop repeats", "xs = list(dict.fromkeys(xs))", lambda xs: list(dict.fromkeys(xs)))],
+    [Step(f"keep every {k}th one", f"xs = xs[::{k}]", lambda xs, k=k: xs[::k]) for k in DIGITS],  # type: ignore[misc]
+    [Step(f"drop the last {k}", f"xs = xs[:-{k}]", lambda xs, k=k: xs[:-k]) for k in DIGITS],  # type: ignore[misc]
+)
+
+
+def combine(action: Action, condition: Condition) -> Step:
+    """The step that does ``action`` with the numbers of ``condition`` and leaves the others as they are."""
+    phrase, run, test = action.phrase.format(c=condition.phrase), action.run, condition.test
+    if action.value is not None:
+        line = f"xs = [{action.value} if {condition.holds} else x for x in xs]"
+        return Step(phrase, line, lambda xs: [run(x) if test(x) else x for x in xs])
+    if phrase.startswith("keep"):
+        return Step(phrase, f"xs = [x for x in xs if {condition.holds}]", lambda xs: [x for x in xs if test(x)])
+    return Step(phrase, f"xs = [x for x in xs if {condition.fails}]", lambda xs: [x for x in xs if not test(x)])
+
+
 LAST: tuple[Step, ...] = (
     Step("return the sum", "return sum(xs)", sum),
     Step("return the list", "return xs", list),
@@ -64,7 +95,12 @@ LAST: tuple[Step, ...] = (
 MAX_STEPS = 6
 NAMES = ("f", "solve", "run", "g")
 
-_BY_PHRASE = {step.phrase: step for family in FAMILIES for step in family}
+_COMBINED = [
+    combine(action, condition)
+    for action, condition in itertools.product(itertools.chain(*ACTIONS), itertools.chain(*CONDITIONS))
+]
+#: Every step but the last, by what it says.
+STEPS = {step.phrase: step for step in [*itertools.chain(*WHOLE), *_COMBINED]}
 _LAST_BY_PHRASE = {step.phrase: step for step in LAST}
 _TEXT = re.compile(r'def ([a-z]+)\(xs\):\n    """([A-Z][^\n"]*)\."""\n((?:    [^\n]*\S\n)*    [^\n]*\S)')
 
@@ -75,6 +111,7 @@ INPUTS: tuple[list[int], ...] = (
     [8, 7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8, -9],
     [-9, -2, -4, -8, -3, -10, -6, -21, -35, -5],
     [20, 9, 16, 3, 35, 8, 1, 24, 13, 6, 5, 40, 4, 7, 10, 2],
+    *([(k * i * i + 7 * i) % 43 - 14 for i in range(n)] for k, n in ((5, 11), (11, 14), (17, 17), (23, 23))),
     [2, 2, 5, 5],
     [7],
     [],
@@ -82,7 +119,7 @@ INPUTS: tuple[list[int], ...] = (
 
 
 def parse_spec(spec: str) -> list[Step]:
-    """The steps of a specification such as ``Square each, keep the odd ones, return the sum``.
+    """The steps of a specification such as ``Square the odd ones, return the sum``.
 
     Raises:
         Malformed: for a phrase that no step has; the last, and only the last, must return.
@@ -92,9 +129,9 @@ def parse_spec(spec: str) -> list[Step]:
         raise Malformed("specification does not end in a known return")
     if len(steps) > MAX_STEPS:
         raise Malformed("more steps than any specification has")
-    if not all(phrase in _BY_PHRASE for phrase in steps):
+    if not all(phrase in STEPS for phrase in steps):
         raise Malformed("unknown phrase in the specification")
-    return [*(_BY_PHRASE[phrase] for phrase in steps), _LAST_BY_PHRASE[last]]
+    return [*(STEPS[phrase] for phrase in steps), _LAST_BY_PHRASE[last]]
 
 
 def asserts(name: str, steps: list[Step]) -> str:
@@ -117,9 +154,9 @@ class NanoCode(NanoTask):
     A document::
 
         def solve(xs):
-            \"\"\"Square each, keep the odd ones, return the sum.\"\"\"
-            xs = [x * x for x in xs]
-            xs = [x for x in xs if x % 2 == 1]
+            \"\"\"Square the odd ones, keep the ones above 3, return the sum.\"\"\"
+            xs = [x * x if x % 2 else x for x in xs]
+            xs = [x for x in xs if x > 3]
             return sum(xs)
     """
 
@@ -129,15 +166,15 @@ class NanoCode(NanoTask):
     metric: ClassVar[str] = "pass@1"
     header: ClassVar[str] = "def"
     stop: ClassVar[tuple[str, ...]] = ("\ndef", "\n\n")
-    max_new_tokens: ClassVar[int] = 80
-    max_document_tokens: ClassVar[int] = 144
+    max_new_tokens: ClassVar[int] = 96
+    max_document_tokens: ClassVar[int] = 160
     executes: ClassVar[bool] = True
     fields = {"prompt": str, "canonical_solution": str, "entry_point": str, "test": str}
 
     def draw(self, dice: Dice, difficulty: float) -> Record:
         """A candidate without its tests; they are added to those that are kept."""
-        n_steps = 1 + sum(dice.chance(0.4 + 0.4 * difficulty) for _ in range(2))
-        steps = [dice.zipf(dice.zipf(FAMILIES, 1.0), 0.5) for _ in range(n_steps)]
+        n_steps = 1 + sum(dice.chance(0.2 + 0.4 * difficulty) for _ in range(2))
+        steps = [self._draw_step(dice) for _ in range(n_steps)]
         steps.append(dice.zipf(LAST, 0.5))
         spec = ", ".join(step.phrase for step in steps)
         name = dice.zipf(NAMES)
@@ -146,6 +183,12 @@ class NanoCode(NanoTask):
             "canonical_solution": "\n".join(f"    {step.line}" for step in steps),
             "entry_point": name,
         }
+
+    def _draw_step(self, dice: Dice) -> Step:
+        if dice.chance(0.25):
+            return dice.zipf(dice.zipf(WHOLE, 0.5), 0.5)
+        action, condition = (dice.zipf(dice.zipf(of, 0.5), 0.5) for of in (ACTIONS, CONDITIONS))  # type: ignore
+        return STEPS[action.phrase.format(c=condition.phrase)]
 
     def complete(self, record: Record) -> Record:
         return {**record, "test": asserts(record["entry_point"], parse_spec(self._spec(record)))}

@@ -90,21 +90,23 @@ def _joint(dice: Dice, thing: str) -> tuple[str, str, list[str]]:
     facts = ontology()[thing]
     has = [(facts[r], {x for x, f in ontology().items() if f[r] == facts[r]}) for r in (first, second)]
     both, one = has[0][1] & has[1][1], has[0][1] ^ has[1][1]
-    near = dice.sample(sorted(one), min(len(one), 2))
+    near = dice.sample(sorted(one), min(len(one), 4))
     far = [x for x in ontology() if x not in both | one]
     stem = f"What is {PROPERTY[first].format(v=has[0][0])} and {PROPERTY[second].format(v=has[1][0])}?"
     return stem, thing, [*near, *dice.sample(far, 4 - len(near))]
 
 
 def _same(dice: Dice, thing: str) -> tuple[str, str, list[str]] | None:
-    """What shares a value with a thing: two facts have to be put together."""
-    relation = dice.pick(RELATIONS)
-    value = ontology()[thing][relation]
-    alike = [x for x, facts in ontology().items() if facts[relation] == value and x != thing]
+    """What shares a value with a thing: two facts have to be put together. Two distractors share another value."""
+    relation, own = dice.pick(RELATIONS), ontology()[thing]
+    alike = [x for x, facts in ontology().items() if facts[relation] == own[relation] and x != thing]
     if not alike:
         return None
-    others = [x for x, facts in ontology().items() if facts[relation] != value]
-    return f"What is {SAME[relation].format(x=an(thing))}?", dice.pick(alike), others
+    others = {x: facts for x, facts in ontology().items() if facts[relation] != own[relation]}
+    near = [x for x, facts in others.items() if set(facts.values()) & set(own.values())]
+    near = dice.sample(near, min(len(near), 2))
+    far = dice.sample([x for x in others if x not in near], 4 - len(near))
+    return f"What is {SAME[relation].format(x=an(thing))}?", dice.pick(alike), near + far
 
 
 class NanoCommonsense(NanoTask):
