@@ -16,7 +16,10 @@ Run = Callable[..., tuple[int, str]]
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
+    try:
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     return output
 
 
