@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from synthmix.callbacks import (
 from synthmix.config import ModelConfig
 from synthmix.data.datamodule import MixtureDataModule
 from synthmix.data.encoding import count_truncated, encode_documents
-from synthmix.errors import UserError
 from synthmix.evaluation.evaluate import Evaluator
 from synthmix.files import read_jsonl_prefix, write_atomic, write_json
 from synthmix.generation.engine import Generator
@@ -337,14 +336,3 @@ def versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "lightning": lightning.__version__,
     }
-
-
-def record_failure(folder: Path, error: BaseException, trace: str) -> None:
-    """``failure.json``: why a cell did not end, for ``status`` and the report."""
-    told = {"error": f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)}
-    told |= {"user_error": isinstance(error, UserError), "traceback": trace}  # type: ignore[dict-item]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "failure.json", told)
-
-
-Runner = Callable[[Cell], None]
