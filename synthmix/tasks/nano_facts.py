@@ -6,9 +6,9 @@ import re
 from functools import lru_cache
 from typing import ClassVar
 
-from synthmix.metrics.answers import exact_match, token_f1
-from synthmix.tasks.base import Answer, Document, Malformed, Record
+from synthmix.tasks.base import Document, Malformed, Record
 from synthmix.tasks.nano_common import Dice, NanoTask
+from synthmix.tasks.short_answer import ShortAnswerTask
 
 #: Lands of the world, the most talked about first; difficulty decides how far down the list questions reach.
 N_LANDS = 120
@@ -72,7 +72,7 @@ def _describe(dice: Dice) -> dict[str, str]:
     }
 
 
-class NanoFacts(NanoTask):
+class NanoFacts(ShortAnswerTask, NanoTask):
     """One fact, asked for in one of 48 wordings. Splits are by (fact, wording): a fact of the test set has been met in
     other words, more often the more famous its land is (Zipf). Questions reach 40 + 80 * difficulty lands.
 
@@ -84,10 +84,7 @@ class NanoFacts(NanoTask):
 
     name: ClassVar[str] = "nano-facts"
     family: ClassVar[str] = "Factual"
-    answering = "generation"
-    metric: ClassVar[str] = "f1"
     header: ClassVar[str] = "Q:"
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
     max_new_tokens: ClassVar[int] = 16
     max_document_tokens: ClassVar[int] = 64
     fields = {"question": str, "answer": str}
@@ -107,22 +104,3 @@ class NanoFacts(NanoTask):
         if not match:
             raise Malformed("no question" if not text.startswith("Q: ") else "no answer line")
         return {"question": match[1], "answer": match[2]}
-
-    def gold(self, record: Record) -> str:
-        return str(record["answer"])
-
-    def extract(self, completion: str, strict: bool = True) -> Answer:
-        """The first line; there is no marker, so strict and flexible agree."""
-        line = completion.split("\n", 1)[0]
-        value = line.strip()
-        if not value:
-            return Answer(None, "empty answer")
-        start = line.index(value)
-        return Answer(value, span=(start, start + len(value)))
-
-    def score(self, answer: str | None, record: Record) -> float:
-        """SQuAD's token F1 against the one gold answer."""
-        return 0.0 if answer is None else float(token_f1(answer, [self.gold(record)]))
-
-    def secondary_scores(self, answer: str | None, record: Record) -> dict[str, float]:
-        return {"em": 0.0 if answer is None else float(exact_match(answer, [self.gold(record)]))}

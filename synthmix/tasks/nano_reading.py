@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import ClassVar
 
-from synthmix.metrics.answers import exact_match, token_f1
 from synthmix.tasks.base import Answer, Document, Malformed, Record
 from synthmix.tasks.nano_common import Dice, NanoTask
+from synthmix.tasks.short_answer import ShortAnswerTask, first_line
 
 UNANSWERABLE = "unanswerable"
 
@@ -68,7 +69,7 @@ def answer_in(events: list[Event], question: str) -> str:
     return next((answers[question] for answers in map(_questions, events) if question in answers), "")
 
 
-class NanoReading(NanoTask):
+class NanoReading(ShortAnswerTask, NanoTask):
     """One event or more (a second with probability ``difficulty``, a third with 2 * difficulty - 1) and a question; the
     answer stands in the passage or nowhere.
 
@@ -81,10 +82,7 @@ class NanoReading(NanoTask):
 
     name: ClassVar[str] = "nano-reading"
     family: ClassVar[str] = "Reading"
-    answering = "generation"
-    metric: ClassVar[str] = "f1"
     header: ClassVar[str] = "Passage:"
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
     max_new_tokens: ClassVar[int] = 16
     max_document_tokens: ClassVar[int] = 128
     fields = {"passage": str, "question": str, "answer": str}
@@ -115,22 +113,9 @@ class NanoReading(NanoTask):
             raise Malformed("answer is not in the passage")
         return {"passage": passage, "question": question, "answer": "" if answer == UNANSWERABLE else answer}
 
-    def gold(self, record: Record) -> str:
-        return str(record["answer"])
-
     def extract(self, completion: str, strict: bool = True) -> Answer:
         """The first line, ``""`` for an abstention. Flexible also takes a line that only begins with the word."""
-        line = completion.split("\n", 1)[0]
-        value = line.strip()
-        if not value:
-            return Answer(None, "empty answer")
-        start = line.index(value)
-        abstains = value == UNANSWERABLE or (not strict and value.lower().startswith(UNANSWERABLE))
-        return Answer("" if abstains else value, span=(start, start + len(value)))
-
-    def score(self, answer: str | None, record: Record) -> float:
-        """SQuAD 2.0's F1: without a gold answer, 1 for an abstention and 0 for anything else."""
-        return 0.0 if answer is None else float(token_f1(answer, [self.gold(record)]))
-
-    def secondary_scores(self, answer: str | None, record: Record) -> dict[str, float]:
-        return {"em": 0.0 if answer is None else float(exact_match(answer, [self.gold(record)]))}
+        answer = first_line(completion)
+        stated = answer.value or ""
+        abstains = stated == UNANSWERABLE or (not strict and stated.lower().startswith(UNANSWERABLE))
+        return replace(answer, value="") if abstains else answer
