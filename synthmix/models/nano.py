@@ -27,7 +27,10 @@ EOS_TOKEN = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Shape:
-    """Width and depth of a rung, and how it is pretrained: ``steps`` batches of ``batch`` documents."""
+    """Width and depth of a rung, and how it is pretrained: ``steps`` batches of ``batch`` documents.
+
+    ``threads`` is part of the recipe because other counts sum in another order and round differently.
+    """
 
     layers: int
     width: int
@@ -35,13 +38,14 @@ class Shape:
     steps: int
     learning_rate: float
     batch: int = 64
+    threads: int = 1
 
 
 LADDER: dict[str, Shape] = {
     "nano-0.3m": Shape(layers=3, width=64, heads=4, steps=1500, learning_rate=3e-3),
     "nano-0.9m": Shape(layers=4, width=120, heads=5, steps=950, learning_rate=3e-3),
-    "nano-3m": Shape(layers=5, width=208, heads=8, steps=1800, learning_rate=2e-3),
-    "nano-10m": Shape(layers=6, width=352, heads=11, steps=1800, learning_rate=1e-3),
+    "nano-3m": Shape(layers=5, width=208, heads=8, steps=1500, learning_rate=2e-3, threads=2),
+    "nano-10m": Shape(layers=6, width=352, heads=11, steps=1100, learning_rate=1e-3, threads=2),
 }
 SHIPPED = ("nano-0.3m", "nano-0.9m")
 

@@ -38,8 +38,6 @@ from synthmix.tasks import get_task
 SEED = 0
 #: Raised whenever the tasks change what they write for a given seed, so that cached models are built again.
 CORPUS_VERSION = 2
-#: Threads that the shipped models were made with; the sums of other counts round differently.
-THREADS = 1
 #: Share of each task among the documents of a batch.
 MIX = {"nano-commonsense": 0.15, "nano-math": 0.35, "nano-facts": 0.13, "nano-reading": 0.35, "nano-code": 0.02}
 #: Different documents of a task; more than that many are met again. Few for the facts: a pool near the size of the
@@ -189,7 +187,7 @@ def pretrain(name: str, out: Path | str, *, threads: int | None = None, steps: i
     Args:
         name: a rung of :data:`synthmix.models.nano.LADDER`.
         out: folder; gets model (float16 safetensors), tokenizer, ``log.jsonl``, ``README.md``, ``checksums.json``.
-        threads: CPU threads; the documented result is that of 2.
+        threads: CPU threads, by default the recipe's; others round differently.
         steps: fewer steps than the recipe's, for tests.
 
     Returns:
@@ -198,15 +196,21 @@ def pretrain(name: str, out: Path | str, *, threads: int | None = None, steps: i
     shape, out = shape_of(name), Path(out)
     steps = shape.steps if steps is None else steps
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(threads or THREADS)
+    threads = threads or shape.threads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_model(shape)
     optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
-    result = _train(model, optimizer, name, steps, out / "log.jsonl")
+    caller_threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        result = _train(model, optimizer, name, steps, out / "log.jsonl")
+    finally:
+        torch.set_num_threads(caller_threads)
     _save(model, out)
     result |= {
         "name": name,
+        "threads": threads,
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": sha256_of(out / "model.safetensors"),
     }
@@ -271,6 +275,7 @@ def _save(model: torch.nn.Module, out: Path) -> None:
 
 def _card(result: dict[str, Any], shape: Shape) -> str:
     rows = "\n".join(f"| {task} | {share:.0%} |" for task, share in MIX.items())
+    threads = f"{result['threads']} CPU thread{'s' if result['threads'] > 1 else ''}"
     return f"""---
 library_name: transformers
 license: apache-2.0
@@ -284,8 +289,8 @@ fine-tuning protocol on a laptop; it knows nothing of the real world.
     python -m synthmix.models.pretrain {result["name"]} --out DIR
 
 {result["steps"]} steps of {shape.batch} documents, {result["tokens"]:,} tokens, AdamW, peak learning rate
-{shape.learning_rate:g}, {THREADS} threads, float32, seed {SEED}; {result["seconds"]:.0f} s. Mean loss of the last 50
-steps: {result["loss"]} nats a token. `log.jsonl` has the course of it.
+{shape.learning_rate:g}, float32, {threads}, seed {SEED}; {result["seconds"]:.0f} s. Mean loss of the last 50 steps:
+{result["loss"]} nats a token. `log.jsonl` has the course of it.
 
 | task | share of documents |
 |---|---|
@@ -300,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m synthmix.models.pretrain", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=[*LADDER, "tokenizer"], help="model to pretrain, or the tokenizer")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
-    parser.add_argument("--threads", type=int, help=f"CPU threads (default {THREADS}; others round differently)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the recipe's; others round differently)")
     given = parser.parse_args(arguments)
     if given.name == "tokenizer":
         print(train_tokenizer(given.out))
