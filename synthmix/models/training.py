@@ -82,9 +82,19 @@ def _checkpoints(folder: Path, every_steps: int | None) -> list[Callback]:
     return callbacks
 
 
+class _Throughput(ThroughputMonitor):
+    """Passes over empty micro-batches, which an epoch's short last batch can leave: Lightning's counters must rise."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        if len(batch["ids"]):
+            super().on_train_batch_end(trainer, module, outputs, batch, *_)
+
+
 def _throughput() -> ThroughputMonitor:
-    # Samples and tokens are counted without padding; a rank's row that only keeps step has neither.
-    return ThroughputMonitor(
+    # Samples and tokens are counted without padding.
+    return _Throughput(
         batch_size_fn=lambda batch: len(batch["ids"]),
         length_fn=lambda batch: batch["text_tokens"],
         window_size=_WINDOW,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -329,3 +330,54 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
     for got, wanted in zip(trained, weights(model), strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_a_short_last_batch_leaves_empty_micro_batches(tmp_path: Path) -> None:
+    """33 examples are a batch of 32 and one of 1, which fills one micro-batch of four; counters must not stand still."""
+    logger = CSVLogger(tmp_path, name="log")
+    datamodule = data(8, batch_size=32, n=33)
+    _, result = run(tmp_path / "cell", datamodule, loggers=[logger], log_every_steps=1)
+    assert result.steps == 6
+    assert result.tokens == 3 * sum(len(doc.ids) for doc in datamodule.encoded)
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *args: object) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_the_learning_rate_warms_up_and_follows_its_schedule(tmp_path: Path, schedule: str) -> None:
+    """15 steps, a fifth of them warming up, against the formulas."""
+    rates = Rates()
+    run(tmp_path, data(), rates, training={"schedule": schedule, "warmup": 0.2})
+    after = {
+        "linear": lambda t: 1 - t,
+        "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+        "constant": lambda t: 1.0,
+    }[schedule]
+    expected = [1e-2 * (step / 3 if step < 3 else after((step - 3) / 12)) for step in range(15)]
+    assert rates.seen == pytest.approx(expected)
+
+
+class Norms(Callback):
+    """Gradient norms as the optimizer sees them (clipping comes before ``optimizer_step`` ends its closure)."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_zero_grad(self, trainer: L.Trainer, module: L.LightningModule, *args: object) -> None:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if gradients:
+            self.seen.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+
+
+def test_the_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
+    free, clipped = Norms(), Norms()
+    run(tmp_path / "free", data(), free, training={"gradient_clip": 0.0, "max_steps": 3})
+    run(tmp_path / "clipped", data(), clipped, training={"gradient_clip": 0.01, "max_steps": 3})
+    assert min(free.seen) > 0.1
+    assert clipped.seen == pytest.approx([0.01] * len(clipped.seen), rel=1e-3) and clipped.seen
