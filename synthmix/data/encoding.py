@@ -62,7 +62,7 @@ def encode_documents(
 ) -> list[Encoded]:
     """Training tokens of ``documents``, in order.
 
-    A document of more than ``max_tokens`` tokens loses its end, EOS included, and is marked ``truncated``: see
+    A document that did not end (``ended``) has no EOS. One of more than ``max_tokens`` tokens loses its end, EOS included, and is marked ``truncated``: see
     :func:`count_truncated`. Nothing is ever dropped, so sizes and proportions stay exact.
     """
     pieces = _pieces(tokenizer, [part for d in documents for part in (d.header, d.body, d.completion)])
@@ -70,7 +70,7 @@ def encode_documents(
     encoded = []
     for document in documents:
         prompt = bos + pieces[document.header] + pieces[document.body]
-        ids = prompt + pieces[document.completion] + eos
+        ids = prompt + pieces[document.completion] + (eos if document.ended else [])
         truncated = max_tokens is not None and len(ids) > max_tokens
         ids = ids[:max_tokens] if truncated else ids
         encoded.append(Encoded(ids, min(len(prompt), len(ids)), truncated))

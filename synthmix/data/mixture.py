@@ -142,7 +142,8 @@ def mix(
         n: N, the size of the external training set.
         seed: the cell's seed; nothing else is random.
         holds: whether the share holds over the ``dataset`` or in every ``batch``.
-        nested: false draws slots and synthetic examples anew for every proportion.
+        nested: false draws slots and synthetic examples anew for every proportion, out of the first
+            ``max(N, share)`` of a pool: however long a pool has become, the draw is the same.
 
     Raises:
         DataError: fewer external examples than N, or a pool with fewer examples than its share.
@@ -151,7 +152,7 @@ def mix(
         raise DataError(f"data.train_examples = {n}, but the training set has {len(external_ids)} examples")
     size = counts(mode, proportion, n, iteration=len(pools))
     drawn = keys.permutation(len(external_ids), "external", seed)[:n]
-    synthetic = _draw_synthetic(pools, size, seed, proportion, nested)
+    synthetic = _draw_synthetic(pools, size, seed, proportion, None if nested else n)
     slots, is_synthetic = _fill(size, n, seed, None if nested else proportion)
     kept = drawn[slots[~is_synthetic]]
     slots = slots.copy()
@@ -164,18 +165,21 @@ def mix(
 
 
 def _draw_synthetic(
-    pools: Sequence[Sequence[str]], size: Counts, seed: int, proportion: float, nested: bool
+    pools: Sequence[Sequence[str]], size: Counts, seed: int, proportion: float, universe: int | None
 ) -> list[str]:
-    """From each pool its share: a prefix, so that a smaller proportion takes part of what a larger one takes."""
+    """From each pool its share: a prefix, so that a smaller proportion takes part of what a larger one takes; or, with
+    ``universe``, a draw out of so many."""
     taken: list[str] = []
     newest_first = list(zip(reversed(pools), reversed(size.synthetic), strict=False))
     for pool, wanted in reversed(newest_first):
-        if wanted > len(pool):
+        drawn_from = wanted if universe is None or not wanted else max(universe, wanted)
+        if drawn_from > len(pool):
             raise DataError(
-                f"the synthetic pool holds {len(pool)} examples, but a share of {proportion:g} needs {wanted}"
+                f"the synthetic pool holds {len(pool)} examples, but a share of {proportion:g} needs {drawn_from}; "
+                "raise generation.max_tries or lower the proportion"
             )
-        order = range(len(pool)) if nested else keys.permutation(len(pool), "pool", seed, proportion)
-        taken += [pool[i] for i in order[:wanted]]
+        order = range(wanted) if universe is None else keys.permutation(drawn_from, "pool", seed, proportion)[:wanted]
+        taken += [pool[i] for i in order]
     return taken
 
 

@@ -79,14 +79,20 @@ def _hold_out(train: list[Example], split: str, name: str, n: int) -> list[Examp
 def _published(task: Task, source: Source, split: str, config: DataConfig) -> list[Example]:
     root = data_root(config)
     if root is None:
-        raws: Iterator[tuple[int | None, Any]] = _from_hub(source, split)
+        raws: list[tuple[int | None, Any]] = list(_from_hub(source, split))
         path = f"{source.hub}/{split}"
     else:
         path = str(root / source.files[split])
-        raws = read_jsonl(Path(path))
+        raws = list(read_jsonl(Path(path)))
     examples = [_example(task, raw, path, line, index, split) for index, (line, raw) in enumerate(raws)]
     if not examples:
         raise DataError("the file has no records", path)
+    lines: dict[str, int | None] = {}
+    for (line, _), example in zip(raws, examples, strict=True):
+        if example.id in lines:
+            where = f" (first on line {lines[example.id]})" if line else ""
+            raise DataError(f"field 'id' is {example.id!r} a second time{where}; expected different ids", path, line)
+        lines[example.id] = line
     return examples
 
 
@@ -149,12 +155,12 @@ def fingerprint(task: Task, config: DataConfig) -> str:
     """Digest of the data that a cell of this task sees: file contents, or the generator's version and settings."""
     sizes = [config.train_examples, config.validation_examples, config.test_examples]
     if task.source is None:
-        return keys.digest("generated", task.name, config.difficulty, sizes)
+        return keys.digest("generated", task.name, task.version, config.difficulty, sizes)
     root = data_root(config)
     if root is None:
-        return keys.digest("hub", task.source.hub, task.source.hub_config, task.source.hub_splits, sizes)
+        return keys.digest("hub", task.version, task.source.hub, task.source.hub_config, task.source.hub_splits, sizes)
     paths = [root / name for _, name in sorted(task.source.files.items())]
-    return keys.digest("files", [_file_digest(path) for path in paths], sizes)
+    return keys.digest("files", task.version, [_file_digest(path) for path in paths], sizes)
 
 
 def _file_digest(path: Path) -> str:

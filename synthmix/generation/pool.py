@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synthmix.errors import DataError
-from synthmix.files import append_jsonl, read_jsonl_prefix
+from synthmix.files import append_jsonl, cut_torn_line, read_jsonl_prefix, write_atomic
 from synthmix.generation.engine import Completion, Generator
 from synthmix.generation.prompts import PromptWriter
 from synthmix.generation.sampling import Sampling
@@ -29,7 +28,7 @@ CHUNK = 512
 class Sample:
     """One attempt, as it stands in ``synthetic.jsonl``.
 
-    ``copies`` and ``overlap`` name the split (train, test) with which the sample shares its question, or a 13-gram.
+    ``copies`` and ``overlap`` name the splits (train, test) with which the sample shares its question, or a 13-gram.
     """
 
     id: str
@@ -40,8 +39,8 @@ class Sample:
     logprob_mean: float
     wellformed: bool
     why: str
-    copies: str
-    overlap: str
+    copies: list[str]
+    overlap: list[str]
     kept: bool
     dropped: str
     prefix: int = 0  #: characters of ``text`` that the model did not write
@@ -50,7 +49,7 @@ class Sample:
 
 @dataclass
 class PoolStats:
-    """What a pool cost and holds; ``capped`` says that the cap on attempts ended it early."""
+    """What a pool cost and holds; ``capped`` says that the cap on attempts ended it before it held ``wanted``."""
 
     tries: int = 0
     kept: int = 0
@@ -61,6 +60,7 @@ class PoolStats:
     overlap: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     capped: bool = False
+    wanted: int = 0
 
     def add(self, sample: Sample) -> None:
         self.tries += 1
@@ -69,8 +69,8 @@ class PoolStats:
         self.malformed += not sample.wellformed
         self.dropped.update([sample.dropped] if sample.dropped else [])
         self.reasons.update([sample.why] if sample.why else [])
-        self.copies.update([sample.copies] if sample.copies else [])
-        self.overlap.update([sample.overlap] if sample.overlap else [])
+        self.copies.update(sample.copies)
+        self.overlap.update(sample.overlap)
 
     def to_dict(self) -> dict[str, Any]:
         wellformed = 1 - self.malformed / self.tries if self.tries else 0.0
@@ -87,6 +87,7 @@ class PoolStats:
             "overlap_test": self.overlap["test"],
             "tokens": self.tokens,
             "capped": self.capped,
+            "wanted": self.wanted,
         }
 
 
@@ -104,7 +105,8 @@ class Pool:
     def __init__(self, folder: Path, task: Task, filter: str, train: OverlapIndex, test: OverlapIndex) -> None:
         self.path = folder / "synthetic.jsonl"
         self.task, self.filter = task, filter
-        self.indices = {"test": test, "train": train}
+        self.indices = {"train": train, "test": test}
+        cut_torn_line(self.path)
         self.samples = [Sample(**line) for line in read_jsonl_prefix(self.path)]
         self.stats = PoolStats()
         self._seen: set[str] = set()
@@ -141,7 +143,7 @@ class Pool:
                     break
                 self._append(self._read(completion, prompts))
                 advance(self.stats.kept)
-        self.stats.capped = self.stats.kept < wanted
+        self.stats.capped, self.stats.wanted = self.stats.kept < wanted, wanted
 
     def _append(self, sample: Sample) -> None:
         append_jsonl(self.path, asdict(sample))
@@ -165,8 +167,8 @@ class Pool:
             logprob_mean=sum(emitted) / len(emitted) if emitted else 0.0,
             wellformed=record is not None,
             why=why,
-            copies=self._first(lambda known: question is not None and known.has_question(question)),
-            overlap=self._first(lambda known: known.shared_ngram(text[len(self.task.header) :]) is not None),
+            copies=self._splits(lambda known: question is not None and known.has_question(question)),
+            overlap=self._splits(lambda known: known.shared_ngram(text[len(self.task.header) :]) is not None),
             kept=not dropped,
             dropped=dropped,
             prefix=len(prefix),
@@ -190,23 +192,12 @@ class Pool:
             return "duplicate question"
         return ""
 
-    def _first(self, matches: Callable[[OverlapIndex], bool]) -> str:
-        return next((split for split, known in self.indices.items() if matches(known)), "")
+    def _splits(self, matches: Callable[[OverlapIndex], bool]) -> list[str]:
+        return [split for split, known in self.indices.items() if matches(known)]
 
-    def kept(self, n: int | None = None) -> list[Sample]:
-        """The first ``n`` samples of the pool (all that are kept, if None).
-
-        Raises:
-            DataError: the pool holds fewer.
-        """
-        kept = [sample for sample in self.samples if sample.kept]
-        if n is not None and n > len(kept):
-            raise DataError(
-                f"the pool holds {len(kept)} examples after {self.stats.tries} attempts "
-                f"(filter: {self.filter}), but {n} are needed; raise generation.max_tries or lower the proportion",
-                self.path,
-            )
-        return kept[:n]
+    def kept(self) -> list[Sample]:
+        """The samples that are part of the pool; a mixture takes the first n of them."""
+        return [sample for sample in self.samples if sample.kept]
 
 
 def _in_order(completions: Iterator[Completion], requests_start: int) -> Iterator[Completion]:
@@ -245,4 +236,4 @@ def write_data_card(folder: Path, task: Task, config: dict[str, Any], stats: Poo
         "```",
         "",
     ]
-    (folder / "synthetic.md").write_text("\n".join(lines), encoding="utf-8")
+    write_atomic(folder / "synthetic.md", "\n".join(lines))

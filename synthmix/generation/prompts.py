@@ -19,7 +19,8 @@ class PromptWriter:
     - ``full``: the task's header; the model continues with a whole document.
     - ``answer``: the prompt of a real training question, each in turn (as STaR, Zelikman et al. 2022).
     - ``fewshot``: ``shots`` whole training documents, each ended by EOS, then the header (as Self-Instruct, Wang et
-      al. 2023); a keyed draw for each attempt.
+      al. 2023); a keyed draw for each attempt. Where they would leave no room for a document in the context, the last
+      ones are left out, whole.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class PromptWriter:
         self.header_ids = encode_header(tokenizer, task.header)
 
     def request(self, index: int) -> Request:
-        """The request for attempt ``index``, cut to the model's context."""
+        """The request for attempt ``index``; what may be written ends with the model's context."""
         prompt = self._prompt_ids(index)
         longest = self.task.max_new_tokens if self.config.mode == "answer" else self.task.max_document_tokens
         room = max(0, min(longest, self.context - len(prompt)))
@@ -56,6 +57,10 @@ class PromptWriter:
             return encode_prompt(self.tokenizer, self.task.render(self._question(index).record))
         if self.config.mode == "full":
             return self.header_ids
-        drawn = keys.generator(self.pool, "shots", index).choice(len(self.examples), self.config.shots, replace=False)
+        n = min(self.config.shots, len(self.examples))
+        drawn = keys.generator(self.pool, "shots", index).choice(len(self.examples), n, replace=False)
         shots = [encode_document(self.tokenizer, self.task.render(self.examples[i].record)).ids for i in drawn]
+        room = self.context - self.task.max_document_tokens - len(self.header_ids)
+        while shots and sum(map(len, shots)) > room:
+            shots.pop()
         return [token for shot in shots for token in shot] + self.header_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -82,8 +83,10 @@ class Material:
         return pools
 
     def show(self, n: int) -> list[dict[str, str]]:
-        """``n`` external and ``n`` synthetic texts, for the report."""
-        real = [self.task.render(example.record).text for example in self.external[:n]]
+        """``n`` external and ``n`` synthetic texts of the training set, for the report."""
+        names = set(self.mixture.external)
+        used = (example for example in self.external if example.id in names)
+        real = [self.task.render(example.record).text for example in itertools.islice(used, n)]
         shown = [{"source": "external", "text": text} for text in real]
         return shown + [{"source": "synthetic", "text": sample.text} for sample in self.samples[:n]]
 
@@ -157,7 +160,12 @@ def _factor(cell: Cell, plan: Plan, store: Store) -> float:
 
 
 def synthetic_document(task: Task, sample: Sample) -> Document:
-    """A sample as training text; a malformed one is the raw text that the model wrote, all of it completion."""
+    """A sample as training text; a malformed one is the raw text that the model wrote, which is its completion.
+
+    What stopped at the limit of its length gets no EOS: the model did not end it there.
+    """
     if sample.record is not None:
         return task.render(sample.record)
-    return Document(task.header, "", sample.text[len(task.header) :])
+    header, given = len(task.header), max(sample.prefix, len(task.header))
+    ended = sample.stop != "length"
+    return Document(task.header, sample.text[header:given], sample.text[given:], ended)

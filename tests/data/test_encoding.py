@@ -74,3 +74,9 @@ def test_a_long_document_is_cut_and_says_so(document: Document, limit: int) -> N
 def test_a_tokenizer_without_eos_is_refused() -> None:
     with pytest.raises(UserError, match="EOS"):
         encode_document(byte_tokenizer(eos=False), Document("a", "b", "c"))
+
+
+def test_a_document_that_did_not_end_has_no_eos() -> None:
+    whole = encode_document(PLAIN, Document("Q:", " one", " two"))
+    cut = encode_document(PLAIN, Document("Q:", " one", " two", ended=False))
+    assert cut.ids == whole.ids[:-1] and whole.ids[-1] == PLAIN.eos_token_id and not cut.truncated

@@ -159,3 +159,13 @@ def test_a_pool_smaller_than_its_share_is_refused() -> None:
 def test_more_examples_than_there_are_is_refused() -> None:
     with pytest.raises(DataError, match="data.train_examples = 11, but the training set has 10"):
         mix("replace", 0.0, [str(i) for i in range(10)], [], 11, 0)
+
+
+@pytest.mark.parametrize("mode", ["replace", "augment", "accumulate"])
+def test_an_independent_draw_does_not_depend_on_how_long_its_pool_has_become(mode: str) -> None:
+    external = [f"e{i}" for i in range(100)]
+    pool = [f"s{i}" for i in range(400)]
+    short, long = (mix(mode, 0.2, external, [pool[:n]], 100, 0, nested=False) for n in (100, 400))
+    assert short.ids() == long.ids() and short.synthetic != tuple(pool[: len(short.synthetic)])
+    with pytest.raises(DataError, match="holds 99 examples, but a share of 0.2 needs 100"):
+        mix(mode, 0.2, external, [pool[:99]], 100, 0, nested=False)

@@ -111,3 +111,14 @@ def test_nano_training_sets_differ_by_seed_and_test_sets_do_not() -> None:
     task, config = get_task("nano-math"), DataConfig(train_examples=20, test_examples=10)
     assert load_split(task, "train", config, 0) != load_split(task, "train", config, 1)
     assert load_split(task, "test", config, 0) == load_split(task, "test", config, 1)
+
+
+def test_an_id_given_twice_names_both_lines(tmp_path: Path) -> None:
+    """Rows are kept by id: a second item of the same name would silently get the first one's."""
+    folder = tmp_path / "commonsense_qa"
+    folder.mkdir()
+    question = {"stem": "Where?", "choices": [{"label": x, "text": x * 3} for x in "ABCDE"]}
+    lines = [json.dumps({"id": name, "answerKey": "A", "question": question}) for name in ("x", "y", "x")]
+    (folder / "dev_rand_split.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"dev_rand_split.jsonl:3: field 'id' is 'x' a second time \(first on line 1\)"):
+        load_split(get_task("commonsense_qa"), "test", DataConfig(root=str(tmp_path)))
