@@ -38,6 +38,16 @@ def choice_confidences(logprobs: Sequence[float], n_tokens: Sequence[int]) -> di
     return {"sum": _softmax(total), "mean": _softmax(total / np.maximum(1, np.asarray(n_tokens)))}
 
 
+def same_text_together(choices: Sequence[str], probabilities: Sequence[float]) -> list[float]:
+    """The probability of each choice's *text*: choices that read the same are one answer, whose parts add up.
+
+    >>> same_text_together(["bank", "park", "bank"], [0.5, 0.2, 0.3])
+    [0.8, 0.2, 0.8]
+    """
+    texts = [choice.strip() for choice in choices]
+    return [math.fsum(p for t, p in zip(texts, probabilities, strict=True) if t == text) for text in texts]
+
+
 def _softmax(scores: np.ndarray) -> list[float]:
     shifted = np.exp(scores - scores.max())
     values: list[float] = (shifted / shifted.sum()).tolist()

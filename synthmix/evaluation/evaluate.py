@@ -17,13 +17,16 @@ from synthmix import keys
 from synthmix.config import EvaluationConfig
 from synthmix.data.encoding import encode_document, encode_prompt
 from synthmix.errors import ConfigError
-from synthmix.evaluation.confidence import AUTO, choice_confidences, generation_confidences
+from synthmix.evaluation.confidence import AUTO, choice_confidences, generation_confidences, same_text_together
 from synthmix.evaluation.likelihood import ChoiceItem, choice_logprobs, document_logprobs
 from synthmix.evaluation.sandbox import run_programs
-from synthmix.files import append_jsonl, read_jsonl_prefix
+from synthmix.files import append_jsonl, cut_torn_line, read_jsonl_prefix
 from synthmix.generation.engine import Completion, Generator, Request
 from synthmix.generation.sampling import Sampling
 from synthmix.tasks import Answer, Example, Task
+
+#: Verdicts on a program that does not even compile: no answer at all.
+NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
 
 Row = dict[str, Any]
 Advance = Callable[[int], None]
@@ -59,6 +62,8 @@ class Evaluator:
         self.generator = Generator(model, tokenizer, batch_size=config.batch_size)
         named = config.confidence
         self.headline = AUTO[task.answering] if named == "auto" else named
+        if self.headline == "answer" and task.answering == "choice":
+            raise ConfigError([f"evaluation.confidence = answer, but {task.name} has choices; expected mean or sum"])
 
     def evaluate(
         self, examples: Sequence[Example], split: str, path: Path, advance: Advance = lambda n: None
@@ -68,9 +73,10 @@ class Evaluator:
         Items are scored in pieces that are always the same, so a resume scores them in the same company and its numbers
         are equal to the last bit; a kill loses one piece at most.
         """
+        cut_torn_line(path)
         done = {row["item"]: row for row in read_jsonl_prefix(path) if row["split"] == split}
         score = self._choices if self.task.answering == "choice" else self._generated
-        size = 4 * self.config.batch_size  # enough to fill the engine
+        size = self.config.batch_size
         for start in range(0, len(examples), size):
             piece = examples[start : start + size]
             if any(example.id not in done for example in piece):
@@ -94,6 +100,7 @@ class Evaluator:
         for example, choices, scored in zip(examples, texts, scores, strict=True):
             logprobs, lengths = [s.logprob for s in scored], [s.n_tokens for s in scored]
             confidences = choice_confidences(logprobs, lengths)
+            confidences = {name: same_text_together(choices, values) for name, values in confidences.items()}
             best = max(range(len(choices)), key=logprobs.__getitem__)
             best_mean = max(range(len(choices)), key=confidences["mean"].__getitem__)
             gold = self.task.gold(example.record)
@@ -125,7 +132,7 @@ class Evaluator:
         programs = self._run(examples, strict) if self.task.executes else [None] * len(examples)
         passed = self._pass_counts(examples) if split == "test" else [{}] * len(examples)
         for i, example in enumerate(examples):
-            confidences = generation_confidences(completions[i], strict[i].span or loose[i].span, self.tokenizer)
+            confidences = generation_confidences(completions[i], strict[i].span, self.tokenizer)
             row = self._row(example, split, strict[i], loose[i], programs[i]) | {
                 "completion": completions[i].text,
                 "stop": completions[i].stop_reason,
@@ -155,12 +162,12 @@ class Evaluator:
         return [verdict.why for verdict in run_programs(programs)]
 
     def _pass_counts(self, examples: Sequence[Example]) -> list[Row]:
-        """Right answers among the sampled ones, for pass@k; nothing where ``evaluation.pass_samples`` is 0."""
+        """Right answers (strict, as the score) among the sampled ones, for pass@k; nothing where ``evaluation.pass_samples`` is 0."""
         n = self.config.pass_samples
         right = [0.0] * len(examples)
         for sample in range(n):
             completions = self._complete(examples, self.pass_sampling, sample + 1)
-            answers = [self.task.extract(c.text, strict=False) for c in completions]
+            answers = [self.task.extract(c.text, strict=True) for c in completions]
             failures = self._run(examples, answers) if self.task.executes else [None] * len(examples)
             for i, (example, answer) in enumerate(zip(examples, answers, strict=True)):
                 why = failures[i]
@@ -187,7 +194,7 @@ class Evaluator:
             "score": score,
             "score_flexible": flexible,
             "correct": score >= 0.5,
-            "invalid": strict.why if strict.value is None else (failure or "") if failure == "SyntaxError" else "",
+            "invalid": strict.why if strict.value is None else failure if failure in NOT_PYTHON else "",
             **{f"score_{name}": value for name, value in secondary.items()},
         }
 

@@ -1,13 +1,14 @@
 """Runs generated programs, each in a process of its own.
 
 A small server process (isolated interpreter, scrubbed environment, empty directory) forks once for each program, sets
-limits on CPU time, memory, file size, processes and open files, and kills the whole session afterwards. A program
+limits on CPU time, memory, file size and open files, and kills the program's process group afterwards. A program
 passes only if it runs to its end: leaving early by any exit status, printing anything, or closing descriptors does not
 count.
 
 What this does *not* cover: it is no boundary against a determined attacker. The program shares the file system (with
-the user's rights) and the network; reading its own process's memory can find the token that reports success. Programs
-of models from outside are therefore run only where ``evaluation.run_generated_code`` says so.
+the user's rights) and the network; the number of its processes is not limited, and one that leaves its group survives;
+reading its own process's memory can find the token that reports success. Programs of models from outside are therefore
+run only where ``evaluation.run_generated_code`` says so.
 """
 
 from __future__ import annotations

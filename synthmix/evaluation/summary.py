@@ -19,8 +19,8 @@ def summarize(rows: Sequence[dict[str, Any]], bins: int) -> dict[str, float]:
 
     Returns:
         ``n, score, score_flexible, invalid_rate, confidence, ece, overconfidence, brier, perplexity`` (of the gold
-        answers), ``ece_<estimator>`` for each confidence estimator that exists for every item, every further score by
-        its name, and ``pass@k`` where answers were sampled.
+        answers), ``ece_<estimator>`` over the items for which that estimator exists, ``n_<estimator>`` of them, every
+        further score by its name, and ``pass@k`` where answers were sampled.
     """
     correct = _column(rows, "score")
     confidence = _column(rows, "confidence")
@@ -40,6 +40,7 @@ def summarize(rows: Sequence[dict[str, Any]], bins: int) -> dict[str, float]:
         if known:
             seen, right = _column(known, f"confidence_{name}"), _column(known, "score")
             values[f"ece_{name}"] = float(expected_calibration_error(seen, right, n_bins=bins))
+            values[f"n_{name}"] = float(len(known))
     for column in sorted({c for row in rows for c in row if c.startswith("score_") and c != "score_flexible"}):
         values[column.removeprefix("score_")] = float(_column(rows, column).mean())
     return values | _pass_rates(rows)
@@ -56,7 +57,8 @@ def _perplexity(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def _pass_rates(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    sampled = [(row["samples"], row["samples_correct"]) for row in rows if row.get("samples")]
+    # int: rows that were read back from a table with gaps hold floats
+    sampled = [(int(row["samples"]), int(row["samples_correct"])) for row in rows if row.get("samples")]
     if not sampled:
         return {}
     n = sampled[0][0]

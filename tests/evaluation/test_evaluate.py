@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,6 +108,8 @@ def test_sampled_answers_count_towards_pass_at_k(nano: Nano, tmp_path: Path) -> 
         expected = sum(pass_at_k(3, row["samples_correct"], k) for row in rows) / len(rows)
         assert summary[f"pass@{k}"] == pytest.approx(expected)
     assert summary["pass@1"] <= summary["pass@3"]
+    table = pd.DataFrame([*rows, rows[0] | {"samples": None, "samples_correct": None}]).iloc[:-1]
+    assert summarize(table.astype(object).to_dict("records"), 10).keys() == summary.keys(), "counts became floats"
     validation = evaluator(nano, "nano-math", pass_samples=3).evaluate(examples, "validation", tmp_path / "v.jsonl")
     assert "samples" not in validation[0]
 
