@@ -166,6 +166,32 @@ class Analysis:
         return row | {"n_paired_seeds": len(pairs)}
 
 
+def realised(condition: pd.Series) -> float:
+    """The synthetic share that a condition was trained on: not the nominal one in ``accumulate``, and after an alert
+    that reduced it."""
+    share = condition.get("mixture_proportion_realised", math.nan)
+    return float(condition.proportion if pd.isna(share) else share)
+
+
+def off_nominal(conditions: pd.DataFrame) -> pd.DataFrame:
+    """Conditions whose realised share is another than the nominal one, by more than half a point."""
+    if conditions.empty:
+        return conditions
+    return conditions[[abs(realised(row) - row.proportion) > 0.005 for _, row in conditions.iterrows()]]
+
+
+def trained_longer(conditions: pd.DataFrame) -> list[str]:
+    """Mixing modes some of whose conditions took more optimizer steps than the control at the same iteration."""
+    if "train_steps" not in conditions:
+        return []
+    found = set()
+    for _, row in conditions[conditions.proportion > 0].iterrows():
+        control = of(conditions, model=row.model, task=row.task, iteration=row.iteration, proportion=0.0)
+        if len(control) and row.train_steps > control.train_steps.iloc[0]:
+            found.add(str(row["mode"]))
+    return sorted(found)
+
+
 def label(condition: pd.Series | dict[str, Any], columns: Sequence[str]) -> str:
     """A condition in words, from some of its columns: ``"nano-0.9m, iteration 2, 30 % synthetic"``."""
     words = {

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from synthmix.analysis.conditions import Analysis, label, of, percent
+from synthmix.analysis.conditions import Analysis, label, of, off_nominal, percent, realised, trained_longer
 from synthmix.analysis.svg import INK, Look, canvas, look, to_svg
 from synthmix.analysis.tables import of_iterations
 from synthmix.metrics import ReliabilityBins
@@ -127,6 +127,7 @@ def score_figure(analysis: Analysis) -> Figure | None:
         return None
     by_panel, by_line = _panels_and_lines(frame, ["model", "mode", "iteration"])
     looks = _looks(frame, by_line)
+    nominal = "nominal " if len(off_nominal(frame)) else ""
     panels = []
     for key, group in _groups(frame, by_panel):
         title = _title(key, by_panel)
@@ -139,7 +140,7 @@ def score_figure(analysis: Analysis) -> Figure | None:
                 shift = 3 * group.proportion.max() * (position / max(1, len(lines) - 1) - 0.5 * (len(lines) > 1))
                 _errorbar(axes, 100 * rows.proportion.to_numpy() + shift, rows, "score", looks[line], 100)
             _baseline(axes, analysis.conditions, group)
-            axes.set(xlabel="synthetic share of the training set, %", ylabel=f"{group.metric.iloc[0]}, %")
+            axes.set(xlabel=f"{nominal}synthetic share of the training set, %", ylabel=f"{group.metric.iloc[0]}, %")
             _share_axis(axes, frame)
 
         panels.append(_draw(_slug("score", *key), title, paint, f"Score against the synthetic share: {title}"))
@@ -172,14 +173,21 @@ def _baseline(axes: Axes, conditions: pd.DataFrame, group: pd.DataFrame) -> None
 
 
 def _score_caption(analysis: Analysis, frame: pd.DataFrame) -> str:
-    width = 50 * (frame.score_high - frame.score_low).median()
-    text = f"Test score with 95 % intervals (half-width {width:.1f} points at the median). {uncertainty(frame)} "
+    text = f"Test score with 95 % intervals. {uncertainty(frame)} "
+    if len(moved := off_nominal(frame)):
+        low, high = (100 * f(realised(row) for _, row in moved.iterrows()) for f in (min, max))
+        noun = "condition was" if len(moved) == 1 else "conditions were"
+        text += (
+            f"The axis is the share that was asked for; {len(moved)} {noun} trained on another"
+            f" ({low:.0f} to {high:.0f} %, see the mixtures). "
+        )
     pairs = frame[frame.difference.notna()]
     if len(pairs):
+        level = 50 * (pairs.score_high - pairs.score_low).median()
         paired = 50 * (pairs.difference_high - pairs.difference_low).median()
         text += (
-            f"Overlapping bars do not show that two shares are alike: the paired differences in the table are sharper"
-            f" (half-width {paired:.1f} points), and anything smaller than that is not distinguishable here."
+            "Overlapping bars do not show that two shares are alike: what counts are the paired differences in the table"
+            f" (half-width {paired:.1f} points at the median, that of these bars {level:.1f})."
         )
     else:
         text += "No condition has a finished 0 % control, so the figure shows levels and no effect of the share."
@@ -238,10 +246,13 @@ def _chain_caption(chains: pd.DataFrame) -> str:
     )
     if last == 1:
         return text + "One iteration only: the figure cannot say whether a loss grows with further ones."
-    return (
-        text
-        + "The control trains on as many examples at every iteration: what it loses too is not due to synthetic text."
-    )
+    if chains.groupby(["task", "model", "mode", "proportion"]).n_seeds.nunique().max() > 1:
+        text += (
+            "Some chains have more seeds at one iteration than at another (see the table): a step there may be theirs. "
+        )
+    if longer := trained_longer(chains):
+        return text + f"With {' and '.join(longer)} training sets grow, and training takes longer than the control's."
+    return text + "The control takes as many steps at every iteration: what it loses too is not due to synthetic text."
 
 
 # -- reliability ----------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import pandas as pd
+from scipy.stats import norm
 
-from synthmix.analysis.conditions import Analysis, of, percent
+from synthmix.analysis.conditions import ESTIMATORS, Analysis, of, off_nominal, percent, realised, trained_longer
 from synthmix.analysis.tables import WELL_PLACED, Column, of_iterations, show, show_p
 
 #: Sentences on single conditions, at most; the tables have the rest.
@@ -105,6 +106,10 @@ def _overview(analysis: Analysis) -> Iterator[str]:
     rest = len(tested) - lower - higher
     noun = "comparison" if len(tested) == 1 else "comparisons"
     text = f"Of {len(tested)} {noun} with the 0 % control, {lower} scored lower and {higher} higher (p < 0.05 after Bonferroni)."
+    alone = int((tested.n_paired_seeds == 1).sum())
+    if alone:
+        every = "Each of them compares" if alone == len(tested) else f"{alone} of them compare"
+        text += f" {every} one training run with one other: what those say is about these runs, not about the share."
     if rest:
         text += f" The other {rest} cannot be told from no difference with this many items and seeds, which does not make them safe."
     yield text
@@ -131,10 +136,13 @@ def _single_conditions(analysis: Analysis) -> Iterator[str]:
 
 def _sentence(row: pd.Series, several_modes: bool) -> str:
     mode = f" ({row['mode']})" if several_modes else ""
+    share = f"{percent(row.proportion)} % synthetic text"
+    if len(off_nominal(pd.DataFrame([row]))):
+        share += f" ({100 * realised(row):.0f} % of the training set)"
     side, flip = ("below", -1) if row.difference < 0 else ("above", 1)
     ends = sorted(100 * flip * end for end in (row.difference_low, row.difference_high))
     text = (
-        f"{row.task}, {row.model}{mode}: with {percent(row.proportion)} % synthetic text at iteration {int(row.iteration)},"
+        f"{row.task}, {row.model}{mode}: with {share} at iteration {int(row.iteration)},"
         f" {row.metric} is {_score(row)}, {abs(100 * row.difference):.1f} points [{ends[0]:.1f}, {ends[1]:.1f}] {side} the control"
     )
     if pd.notna(row.relative):
@@ -142,7 +150,8 @@ def _sentence(row: pd.Series, several_modes: bool) -> str:
     sure = row.p_bonferroni < ALPHA
     said = show_p(row.p_bonferroni)
     p = f"p < {said[1:]}" if said.startswith("<") else f"p = {said}"
-    text += f"; {'distinguishable' if sure else 'not distinguishable'} from no difference ({p} after Bonferroni)."
+    runs = ", one run each" if row.n_paired_seeds == 1 else f", {int(row.n_paired_seeds)} seeds"
+    text += f"; {'distinguishable' if sure else 'not distinguishable'} from no difference ({p} after Bonferroni{runs})."
     return text.replace(" -", " −").replace("[-", "[−").replace("(-", "(−")
 
 
@@ -155,16 +164,21 @@ def _calibration(analysis: Analysis) -> Iterator[str]:
     pairs = list(_extremes(analysis.conditions))
     if not pairs:
         return
-    apart = [(c, t) for c, t in pairs if t.ece_low > c.ece_high or t.ece_high < c.ece_low]
-    for control, top in pairs[:3]:
+    ordered = sorted(pairs, key=lambda pair: -abs(pair[1].ece - pair[0].ece))
+    for control, top in ordered[:MAX_SENTENCES]:
         yield (
             f"{top.task}, {top.model}: ECE is {show(top, _ECE)} at {percent(top.proportion)} % and"
             f" {show(control, _ECE)} at 0 %, iteration {int(top.iteration)}"
-            f" ({'intervals apart' if any(top is t for _, t in apart) else 'intervals overlap'})."
+            f" ({'intervals apart' if _apart(control, top, 'ece') else 'intervals overlap: no clear change'})."
         )
+    if len(ordered) > MAX_SENTENCES:
+        yield f"These are the {MAX_SENTENCES} largest changes of the ECE among {len(ordered)} chains."
     mixed = sorted({str(t.task) for c, t in pairs if _estimators_disagree(c, t)})
     if mixed:
-        yield f"Whether the ECE rises or falls depends on the confidence estimator for {_listed(mixed)}."
+        yield (
+            "The ECE rises under one confidence estimator and falls under another, each by more than their intervals,"
+            f" for {_listed(mixed)}: no single one of them is evidence for a direction."
+        )
 
 
 def _extremes(conditions: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
@@ -180,8 +194,13 @@ def _extremes(conditions: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]
 
 
 def _estimators_disagree(control: pd.Series, top: pd.Series) -> bool:
-    names = [n for n in control.index if str(n).endswith("_ece") and pd.notna(control[n]) and pd.notna(top[n])]
+    names = [name for e in ESTIMATORS[1:] if (name := f"{e}_ece") in control.index and _apart(control, top, name)]
     return len({bool(top[name] > control[name]) for name in names}) > 1
+
+
+def _apart(control: pd.Series, top: pd.Series, name: str) -> bool:
+    """Whether the two intervals have nothing in common; False where one of them does not exist."""
+    return bool(top[f"{name}_low"] > control[f"{name}_high"] or top[f"{name}_high"] < control[f"{name}_low"])
 
 
 def _diversity(analysis: Analysis) -> Iterator[str]:
@@ -189,15 +208,21 @@ def _diversity(analysis: Analysis) -> Iterator[str]:
     if "diversity_diversity" not in conditions:
         return
     known = conditions[conditions.diversity_diversity.notna()]
-    for (task, model), group in list(known.groupby(["task", "model"]))[:3]:
-        start, later = of(group, iteration=0), group[group.proportion > 0]
-        if len(start) and len(later):
-            end = later.sort_values(["iteration", "proportion"]).iloc[-1]
-            yield (
-                f"{task}, {model}: the diversity of the written text (1 − self-BLEU) is {start.iloc[0].diversity_diversity:.3f}"
-                f" at phase 0 and {end.diversity_diversity:.3f} after iteration {int(end.iteration)} with"
-                f" {percent(end.proportion)} % (no interval)."
-            )
+    ends = [
+        (control, top)
+        for _, chain in known[known.proportion > 0].groupby(["task", "model", "mode"])
+        if (top := chain.sort_values(["iteration", "proportion"]).iloc[-1]) is not None
+        and len(control := of(known, task=top.task, model=top.model, iteration=top.iteration, proportion=0.0))
+    ]
+    ends.sort(key=lambda pair: -abs(pair[1].diversity_diversity - pair[0].iloc[0].diversity_diversity))
+    for control, top in ends[:MAX_SENTENCES]:
+        yield (
+            f"{top.task}, {top.model}: the diversity of the text written after iteration {int(top.iteration)}"
+            f" (1 − self-BLEU) is {top.diversity_diversity:.3f} with {percent(top.proportion)} % and"
+            f" {control.iloc[0].diversity_diversity:.3f} with 0 % (no interval)."
+        )
+    if len(ends) > MAX_SENTENCES:
+        yield f"These are the {MAX_SENTENCES} largest changes of diversity among {len(ends)} chains."
 
 
 def _alerts(analysis: Analysis) -> Iterator[str]:
@@ -241,20 +266,28 @@ def _unfinished(cells: pd.DataFrame) -> Iterator[str]:
 
 
 def _precision(conditions: pd.DataFrame) -> Iterator[str]:
-    seeds = int(conditions.n_seeds.max())
-    if seeds == 1:
+    alone, several = conditions[conditions.n_seeds == 1], conditions[conditions.n_seeds > 1]
+    if len(alone):
+        which = "Each condition is" if several.empty else f"{len(alone)} of {len(conditions)} conditions are"
+        where = "" if several.empty else f" ({_listed(sorted(set(alone.task)))})"
         yield (
-            "Each condition is one training run. The intervals say how the score would vary with other test items; they"
+            f"{which} one training run{where}. Their intervals say how the score would vary with other test items; they"
             " do not say how it would vary with another seed."
         )
-    elif seeds < 5:
+    if len(several) and (seeds := int(several.n_seeds.max())) < 5:
         yield f"{seeds} seeds show the variation between training runs only roughly: intervals tend to be too narrow."
     tested = conditions[conditions.difference.notna()] if "difference" in conditions else conditions.iloc[:0]
     if len(tested):
         width = 50 * (tested.difference_high - tested.difference_low)
+        wider = norm.ppf(1 - ALPHA / 2 / len(tested)) / norm.ppf(1 - ALPHA / 2)
         yield (
-            f"Differences smaller than about {_span(width)} points (half of a 95 % interval) would not be"
-            " distinguishable from none."
+            f"Alone, a comparison can tell a difference of about {_span(width)} points from none (half of a 95 %"
+            f" interval); as one of {len(tested)}, after Bonferroni, about {_span(width * wider)}."
+        )
+    if modes := trained_longer(conditions):
+        yield (
+            f"With {_listed(modes)} the training set is larger than the control's, and training longer: a difference"
+            " there is not due to synthetic text alone."
         )
 
 
@@ -262,8 +295,8 @@ def _placement(baselines: pd.DataFrame) -> Iterator[str]:
     low, high = WELL_PLACED
     for _, row in baselines.iterrows():
         if not low <= row.score <= high:
-            side = "floor: a loss has little room to show" if row.score < low else "ceiling: a gain cannot show"
-            yield f"{row.task}, {row.model}: the baseline of {100 * row.score:.1f} % is close to the {side}."
+            side = f"below {100 * low:.0f} %: a loss" if row.score < low else f"above {100 * high:.0f} %: a gain"
+            yield f"{row.task}, {row.model}: the baseline of {100 * row.score:.1f} % is {side} has less room to show."
 
 
 def _without_control(conditions: pd.DataFrame) -> Iterator[str]:

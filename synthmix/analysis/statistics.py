@@ -4,9 +4,14 @@ The unit of replication is the item, within a seed. ``scores`` is always a list 
 answer the same items (the usual case: one test set), ``shared_items=True`` draws *the same* items for every seed of a
 resample (the pigeonhole bootstrap, Owen 2007), because a hard item is hard for all of them: drawing items apart in each
 seed would count one test set as several, and its intervals miss the truth more often than they say. The price: where
-seeds hardly differ, these intervals are wider than they need be (coverage above 95 %; the tests measure both). With two
-or three seeds that differ a lot, every bootstrap is too narrow, this one least. With ``shared_items=False`` items are
-drawn within each seed apart.
+seeds hardly differ, these intervals are wider than they need be (coverage above 95 %; the tests measure both). With
+``shared_items=False`` items are drawn within each seed apart.
+
+With two or three seeds that differ a lot every bootstrap is too narrow: it takes the spread of the few seeds at hand
+for that of all. Levels carry bootstrap intervals all the same, and say how many seeds are behind them; differences,
+which decide what the report calls an effect, are tested with Student's t on seeds and items as two random factors. In
+a simulation where runs differ as much as 200 items do, that test errs in 14, 8 and 6 % of studies without an effect
+with 2, 3 and 5 seeds (5 % would be right), a bootstrap's interval in 23, 16 and 10 %.
 
 Resamples are keyed (:mod:`synthmix.keys`), so an interval is the same wherever it is computed.
 """
@@ -15,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +32,8 @@ from synthmix import keys
 Array = NDArray[np.float64]
 RESAMPLES = 1000
 LEVEL = 0.95
+#: How several seeds are tested; see :func:`crossed_error`.
+CROSSED = "t, seeds and items random"
 #: Integers drawn at a time: bounds the memory of a bootstrap over a large test set.
 _CHUNK = 4_000_000
 
@@ -40,7 +47,7 @@ class Interval:
         n_items: items a seed (of the smallest seed).
         n_seeds: seeds behind it; with one, the interval says nothing about training runs (see :attr:`method`).
         method: how it was computed, in words.
-        error: standard error (standard deviation over resamples).
+        error: standard error (of a bootstrap: standard deviation over resamples).
     """
 
     estimate: float
@@ -125,9 +132,10 @@ def paired_difference(
 ) -> Difference:
     """Treatment minus control, item by item; entry i of seed s is the same item in both.
 
-    The p-value is McNemar's exact one for 0/1 scores of a single seed, and otherwise that of the difference over its
-    bootstrap standard error (normal approximation). Two conditions that never disagree get an interval from Wilson's
-    bound on the rate of disagreement, instead of one of width 0.
+    With one seed, the interval is a bootstrap over items and the p-value McNemar's exact one (0/1 scores) or that of the
+    difference over its bootstrap standard error: both are about these two training runs, on other items. With several
+    seeds, interval and p-value are Student's t with :func:`crossed_error`. Two conditions that never disagree get an
+    interval from Wilson's bound on the rate of disagreement, instead of one of width 0.
     """
     ours, theirs = _checked(treatment, shared_items), _checked(control, shared_items)
     if [len(row) for row in ours] != [len(row) for row in theirs]:
@@ -140,10 +148,42 @@ def paired_difference(
         bound = wilson(0, n, level).high
         same = Interval(0.0, -bound, bound, n, seeds, "Wilson bound, no item differs", 0.0)
         return Difference(same, None, 1.0, "no item differs", math.nan)
+    p_seeds = paired_t(means[:, 0], means[:, 1])
+    if seeds > 1:
+        points, p_value = _student([a - b for a, b in pairs], estimate, n, shared_items, level)
+        return Difference(points, _relative_student(pairs, n, shared_items, level), p_value, CROSSED, p_seeds)
     draws = _resample([np.stack(pair) for pair in pairs], key, shared_items, resamples)
     points = _percentiles(estimate, draws[:, 0] - draws[:, 1], n, seeds, level)
-    p_value, test = _p_value(pairs, points)
-    return Difference(points, _relative(means, draws, points, level), p_value, test, paired_t(means[:, 0], means[:, 1]))
+    p_value, test = _p_value(pairs[0], points)
+    return Difference(points, _relative(means, draws, points, level), p_value, test, p_seeds)
+
+
+def crossed_error(values: Array) -> tuple[float, float]:
+    """Standard error of the mean of a table ``(seeds, items)`` whose rows and columns are both random draws.
+
+    Two-way random effects without replication: the squared error is ``(MS_seeds + MS_items - MS_rest) / size``, its
+    degrees of freedom Satterthwaite's (Searle, Casella and McCulloch 1992, chapter 5). Where the rest outweighs a
+    factor, the larger factor alone is taken, so that noise can never make the error smaller than it shows itself.
+
+    Returns:
+        (standard error, degrees of freedom).
+
+    Raises:
+        ValueError: fewer than two seeds or two items.
+    """
+    seeds, n = values.shape
+    if seeds < 2 or n < 2:
+        raise ValueError(f"expected at least two seeds and two items but got {seeds} and {n}")
+    rows, columns, mean = values.mean(axis=1), values.mean(axis=0), values.mean()
+    of_seeds = n * float(((rows - mean) ** 2).sum()) / (seeds - 1)
+    of_items = seeds * float(((columns - mean) ** 2).sum()) / (n - 1)
+    rest = float(((values - rows[:, None] - columns + mean) ** 2).sum()) / ((seeds - 1) * (n - 1))
+    total = of_seeds + of_items - rest
+    if total <= max(of_seeds, of_items):
+        total = max(of_seeds, of_items)
+        return math.sqrt(total / values.size), float(seeds - 1 if of_seeds >= of_items else n - 1)
+    spread = of_seeds**2 / (seeds - 1) + of_items**2 / (n - 1) + rest**2 / ((seeds - 1) * (n - 1))
+    return math.sqrt(total / values.size), total**2 / spread
 
 
 def ece_interval(
@@ -157,15 +197,26 @@ def ece_interval(
 ) -> Interval:
     """Interval of the mean over seeds of the expected calibration error, bins as in :mod:`synthmix.metrics`.
 
-    An absolute value grows with noise, so resamples lie above the estimate by about as much as the estimate lies above
-    the truth: they are moved back by that bias before the percentiles are taken.
+    An absolute value grows with noise, so the estimate lies above the truth, and resamples lie above the estimate by
+    about as much again. The lower end is that of the basic bootstrap (percentiles mirrored at the estimate: the bias
+    comes off twice), or 0 where a calibrated model would show as much in more than 2.5 % of resamples; the upper end
+    is the percentile moved back by the bias once. In simulations this holds the truth in 92 to 97 % of studies with
+    300 items or more, a calibrated model's 0 included (88 % at the worst with 64 items); see the tests.
     """
     blocks = [_gaps(c, s, bins) for c, s in zip(confidence, score, strict=True)]
     estimate = float(np.mean([np.abs(block.mean(axis=1)).sum() for block in blocks]))
-    draws = _resample(blocks, key, shared_items, resamples, lambda means: np.abs(means).sum(-1, keepdims=True))[:, 0]
-    moved = draws - (draws.mean() - estimate)
-    found = _percentiles(estimate, np.clip(moved, 0.0, 1.0), min(len(c) for c in confidence), len(blocks), level)
-    return Interval(estimate, found.low, found.high, found.n_items, found.n_seeds, f"{found.method}, bias moved back")
+
+    def resampled(rows: Sequence[Array], *name: str) -> Array:
+        draws = _resample(rows, (*key, *name), shared_items, resamples, lambda m: np.abs(m).sum(-1, keepdims=True))
+        return draws[:, 0]
+
+    draws = resampled(blocks)
+    found = _percentiles(estimate, draws, min(len(c) for c in confidence), len(blocks), level)
+    null = resampled([block - block.mean(axis=1, keepdims=True) for block in blocks], "calibrated")
+    calibrated = estimate <= np.quantile(null, (1 + level) / 2)
+    low = 0.0 if calibrated else min(estimate, max(0.0, 2 * estimate - found.high))
+    high = max(estimate, min(1.0, estimate + found.high - float(draws.mean())))
+    return replace(found, low=low, high=high, method=f"{found.method}, bias taken off")
 
 
 def paired_t(treatment: Array, control: Array) -> float:
@@ -264,9 +315,36 @@ def _relative(means: Array, draws: Array, points: Interval, level: float) -> Int
     return _percentiles(ours / theirs - 1, draws[:, 0] / draws[:, 1] - 1, points.n_items, points.n_seeds, level)
 
 
-def _p_value(pairs: Sequence[tuple[Array, Array]], points: Interval) -> tuple[float, str]:
-    if len(pairs) == 1 and np.isin(np.concatenate(pairs[0]), (0.0, 1.0)).all():
-        return mcnemar(*pairs[0]), "McNemar, exact"
+def _p_value(pair: tuple[Array, Array], points: Interval) -> tuple[float, str]:
+    if np.isin(np.concatenate(pair), (0.0, 1.0)).all():
+        return mcnemar(*pair), "McNemar, exact"
     if points.error == 0:
         return (1.0 if points.estimate == 0 else 0.0), "bootstrap z"
     return float(2 * stats.norm.sf(abs(points.estimate) / points.error)), "bootstrap z"
+
+
+def _student(
+    values: Sequence[Array], estimate: float, n: int, shared_items: bool, level: float
+) -> tuple[Interval, float]:
+    """Interval around ``estimate`` and p-value of no difference, from one array of differences a seed."""
+    seeds = len(values)
+    if shared_items:
+        error, freedom = crossed_error(np.stack(values))
+    else:  # other items in every seed: their noise is in the seeds' means already
+        error, freedom = float(np.std([v.mean() for v in values], ddof=1) / math.sqrt(seeds)), float(seeds - 1)
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    points = Interval(estimate, estimate - half, estimate + half, n, seeds, CROSSED, error)
+    if error == 0:
+        return points, 1.0 if estimate == 0 else math.nan
+    return points, float(2 * stats.t.sf(abs(estimate) / error, freedom))
+
+
+def _relative_student(
+    pairs: Sequence[tuple[Array, Array]], n: int, shared_items: bool, level: float
+) -> Interval | None:
+    """Interval of treatment / control - 1 by linearisation: the ratio's first-order change with each item."""
+    ours, theirs = (float(np.mean([pair[i].mean() for pair in pairs])) for i in (0, 1))
+    if theirs == 0:
+        return None
+    ratio = ours / theirs
+    return _student([(a - ratio * b) / theirs for a, b in pairs], ratio - 1, n, shared_items, level)[0]

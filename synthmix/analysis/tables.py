@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from synthmix.analysis.conditions import ESTIMATORS, Analysis, of, percent
+from synthmix.analysis.conditions import ESTIMATORS, Analysis, of, percent, trained_longer
 
 Kind = Literal[
     "text", "count", "share", "percent", "decimal", "seconds", "p",
@@ -163,7 +163,8 @@ def _table(name: str, title: str, frame: pd.DataFrame, columns: Sequence[Column]
 def all_tables(analysis: Analysis) -> list[Table]:
     """Every table that has rows, in the report's order."""
     build = (
-        score_table, iterations_table, calibration_table, baselines_table, mixtures_table, pools_table, timings_table,
+        score_table, iterations_table, calibration_table, baselines_table, measures_table, mixtures_table, pools_table,
+        diversity_table, timings_table,
         unfinished_table,
     )  # fmt: skip
     return [table for table in (make(analysis) for make in build) if len(table.frame)]
@@ -194,8 +195,10 @@ def _score_note(analysis: Analysis, frame: pd.DataFrame) -> str:
     family = analysis.family
     note = (
         "Brackets are 95 % intervals. Differences are paired over items with the 0 % chain at the same iteration"
-        " (the control), which was trained for as long. "
+        " (the control). "
     )
+    longer = trained_longer(analysis.conditions)
+    note += f"The control took fewer steps than {' and '.join(longer)}. " if longer else "It took as many steps. "
     if family:
         noun = "comparison" if family == 1 else "comparisons"
         note += (
@@ -216,9 +219,10 @@ def iterations_table(analysis: Analysis, proportions: Sequence[float] | None = N
     """
     conditions, frames = analysis.conditions, []
     chains = of_iterations(conditions)
-    wanted = proportions if proportions is not None else [0.0, *_top(chains)]
+    if len(chains):
+        chains = chains.assign(top=chains.groupby(["model", "task", "mode"]).proportion.transform("max"))
     for _, chain in chains.drop_duplicates(["model", "task", "mode", "proportion"]).iterrows():
-        if chain.proportion not in wanted:
+        if chain.proportion not in (proportions if proportions is not None else (0.0, chain.top)):
             continue
         start = of(conditions, model=chain.model, task=chain.task, iteration=0)
         rest = of(chains, model=chain.model, task=chain.task, mode=chain["mode"], proportion=chain.proportion)
@@ -240,21 +244,21 @@ def iterations_table(analysis: Analysis, proportions: Sequence[float] | None = N
     return _table("iterations", "Iterations: score, calibration, diversity", frame, columns, note)
 
 
-def _top(chains: pd.DataFrame) -> list[float]:
-    return [float(p) for p in chains.groupby("mode").proportion.max()] if len(chains) else []
-
-
 def calibration_table(analysis: Analysis) -> Table:
     """ECE under each confidence estimator."""
     frame = analysis.conditions
     names = {"confidence_mean": "mean token", "confidence_sum": "whole answer", "confidence_answer": "answer span"}
     columns = [*CELL, Column("ece", "ECE, headline", "decimal interval")]
     columns += [Column(f"{e}_ece", f"ECE, {names[e]}", "decimal interval") for e in ESTIMATORS[1:]]
-    columns += [Column("test_brier", "Brier", "decimal"), SEEDS]
+    columns += [
+        Column("test_n_answer", "items with a span", "count"), Column("test_brier", "Brier", "decimal"), SEEDS,
+    ]  # fmt: skip
     note = (
         f"ECE over {analysis.bins} bins of equal width on the test items, mean of the seeds. The estimators are the"
         " exponential of the mean token log-probability, that of their sum, and that of the span which states the"
-        " answer. Where they disagree on a direction, no single one of them is evidence for it."
+        " answer (only items that state one). An ECE of few items lies above the truth, the more the fewer; the"
+        " intervals have that bias taken off, so an estimate stands near their upper end. Where the estimators disagree"
+        " on a direction, no single one of them is evidence for it."
     )
     return _table("calibration", "Calibration under each confidence estimator", frame, columns, note)
 
@@ -277,6 +281,51 @@ def baselines_table(analysis: Analysis) -> Table:
 def _placed(score: float) -> str:
     low, high = WELL_PLACED
     return "yes" if low <= score <= high else "no: too low" if score < low else "no: too high"
+
+
+def measures_table(analysis: Analysis) -> Table:
+    """Everything else that was measured of the answers."""
+    frame = analysis.conditions
+    pass_at = sorted((c for c in frame if str(c).startswith("test_pass@")), key=lambda c: int(str(c).split("@")[1]))
+    columns = [
+        *CELL, Column("test_score", "score, strict, %", "percent"),
+        Column("test_score_flexible", "score, flexible, %", "percent"),
+        Column("test_em", "exact match, %", "percent"),
+        *(Column(str(c), f"{str(c).removeprefix('test_')}, %", "percent") for c in pass_at),
+        Column("test_invalid_rate", "invalid, %", "percent"),
+        Column("test_perplexity", "gold perplexity", "decimal"), Column("train_loss", "training loss", "decimal"),
+        SEEDS,
+    ]  # fmt: skip
+    note = (
+        "Means over test items and seeds, without intervals. Strict wants the task's own answer marker, flexible takes"
+        " the last thing that could be an answer; pass@k counts strict answers among sampled ones. Gold perplexity is"
+        " that of the right answers under the model."
+    )
+    return _table("measures", "Further measures of the answers", frame, columns, note)
+
+
+def diversity_table(analysis: Analysis) -> Table:
+    """Every diversity metric of what each condition's models wrote."""
+    frame = analysis.conditions
+    names = {
+        "self_bleu": "self-BLEU", "diversity": "1 − self-BLEU", "distinct_1": "distinct-1", "distinct_2": "distinct-2",
+        "distinct_3": "distinct-3", "entropy": "entropy, bits",
+    }  # fmt: skip
+    columns = [*CELL, Column("diversity_n", "texts", "count")]
+    columns += [Column(f"diversity_{name}", header, "decimal") for name, header in names.items()]
+    columns += [
+        Column("diversity_unique_fraction", "unique, %", "percent"),
+        Column("diversity_tail_mass", "tail mass, %", "percent"), SEEDS,
+    ]  # fmt: skip
+    if "diversity_n" in frame:
+        frame = frame[frame.diversity_n.notna()].reset_index(drop=True)
+    else:
+        frame = frame.iloc[:0]
+    note = (
+        "Over the same number of texts a cell, mean of the seeds, without intervals. Tail mass is the share of the"
+        " external set's rare words that the texts still hold."
+    )
+    return _table("diversity", "Diversity of the synthetic text", frame, columns, note)
 
 
 def mixtures_table(analysis: Analysis) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import time
 import xml.etree.ElementTree as ET
@@ -16,6 +17,7 @@ import pytest
 from synthmix.analysis import Analysis, load_study, write_report
 from synthmix.analysis.figures import all_figures
 from synthmix.analysis.findings import duration, limits, results
+from synthmix.analysis.tables import all_tables
 
 Make = Callable[..., Path]
 #: Elements that HTML closes by itself, and those of SVG that the drawings close with a slash.
@@ -125,7 +127,7 @@ def test_the_headline_is_the_known_effect(store: Path) -> None:
         in math
     )
     assert "distinguishable" in math and "not distinguishable" not in math
-    assert any("depends on the confidence estimator" in s for s in said)
+    assert any("one confidence estimator" in s for s in said)
     assert any("state a training question again" in s and "108" in s for s in said)
 
 
@@ -145,7 +147,7 @@ def test_limits_are_said_where_they_hold(make_store: Make) -> None:
         "1 cell failed",
         "1 cell not finished",
         "one training run",
-        "close to the floor",
+        "is below 50 %: a loss has less room to show",
         "no finished 0 % chain",
     ):
         assert words in said, words
@@ -200,6 +202,31 @@ def test_captions_say_what_the_intervals_cover(make_store: Make) -> None:
     first, second = (all_figures(analysis)[0].caption for analysis in (one, two))
     assert "One seed only" in first and "not variation between training runs" in first
     assert second.count("2 seeds") == 1
+
+
+def test_estimators_that_disagree_clearly_are_named(make_store: Callable[..., Path]) -> None:
+    """The sketch's mean confidence rises with the share and its ninth power falls away from the score."""
+    root = make_store(tasks=["nano-math"], proportions=[0.0, 0.5], seeds=[0], items=3000)
+    said = results(Analysis(load_study("sketch", root=root), resamples=200))
+    assert any(s.startswith("The ECE rises under one confidence estimator and falls under another") for s in said)
+    assert "Each of them compares one training run with one other" in said[0]
+    assert any("after Bonferroni, one run each" in s for s in said)
+
+
+def test_a_share_that_is_not_the_nominal_one_is_said(make_store: Callable[..., Path]) -> None:
+    root = make_store(tasks=["nano-math"], modes=["replace", "accumulate"], proportions=[0.0, 0.5], seeds=[0])
+    for path in root.glob("cells/*accumulate-50.it2*/result.json"):
+        result = json.loads(path.read_text())
+        result["mixture"]["proportion_realised"] = 2 / 3
+        result["train"]["steps"] = 10 * result["train"]["steps"]
+        path.write_text(json.dumps(result))
+    analysis = Analysis(load_study("sketch", root=root), resamples=50)
+    assert any("with 50 % synthetic text (67 % of the training set)" in s for s in results(analysis))
+    assert any("With accumulate the training set is larger" in s for s in limits(analysis))
+    figure = next(f for f in all_figures(analysis) if f.name == "score")
+    assert "1 condition was trained on another (67 to 67 %" in figure.caption
+    table = next(t for t in all_tables(analysis) if t.name == "score")
+    assert "The control took fewer steps than accumulate" in table.note
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(42, "42 s"), (720, "12 min"), (12240, "3.4 h")])
