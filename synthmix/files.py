@@ -10,22 +10,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from synthmix.errors import StoreError
+from synthmix.errors import StoreError, UserError
+
+_DISK = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+}
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Says a full disk or a read-only folder in words, with the path."""
+    """Says a full disk or a read-only folder in words, with the file that was being written, or else ``path``.
+
+    Libraries that write weights and tables wrap the system's error in one of their own; those are known by its words.
+    """
     try:
         yield
-    except OSError as error:
-        known = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "disk quota exceeded"}
-        known |= {errno.EROFS: "the file system is read-only", errno.EACCES: "no permission to write"}
-        if error.errno not in known:
+    except StoreError:
+        raise
+    except Exception as error:
+        number = _disk_error(error)
+        if number is None:
             raise
+        file = error.filename if isinstance(error, OSError) and error.filename else path
+        remedy = "make room" if number in (errno.ENOSPC, errno.EDQUOT) else "change that"
         raise StoreError(
-            f"{path}: {known[error.errno]}. Nothing that was finished is lost: make room and run the same command again"
+            f"{file}: {_DISK[number]}. Nothing that was finished is lost: {remedy} and run the same command again"
         ) from error
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+    """The error number of a disk that cannot be written, from an error or what it was raised from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error.errno
+        if not isinstance(error, UserError):
+            said = str(error).lower()
+            found = (n for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) if os.strerror(n).lower() in said)
+            if (number := next(found, None)) is not None:
+                return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -55,12 +82,22 @@ def append_jsonl(path: Path, value: Any) -> None:
 
 
 def read_jsonl_prefix(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a file that a killed process may have left with a torn last line; the tear is cut off."""
+    """Every whole line of a file whose last line may be torn, or may be under way; the file stays as it is."""
     if not path.exists():
         return []
+    data = path.read_bytes()
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cuts off what follows the last line's end, so that the next line appended does not continue a torn one.
+
+    Only for the process that holds the cell: what looks torn to others may be a line that is being written.
+    """
+    if not path.is_file():  # a device could be read without end
+        return
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         with path.open("r+b") as file:
             file.truncate(whole)
-    return [json.loads(line) for line in data[:whole].splitlines()]

@@ -1,7 +1,7 @@
-"""Hooks of a cell, beside Lightning's own hooks of a fit.
+"""Hooks of a cell, which go on where Lightning's hooks of a fit end.
 
-A callback here is a Lightning callback (the Trainer of the cell calls it) that is also told when the trained model was
-evaluated, when its pool was written, and when the cell ends. Those phases run without a Trainer, on the exported model.
+A callback here is told when the trained model was evaluated, when its pool was written, and when the cell ends. Those
+phases run without a Trainer, on the exported model.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Log = Callable[[dict[str, float]], None]
 class CellContext:
     """What a callback may know of the cell, and where it puts what it finds.
 
-    ``log`` writes numbers to ``metrics.jsonl`` (namespaces ``train/ eval/ calibration/ diversity/ monitoring/``);
-    ``results`` becomes part of ``result.json``. ``baseline`` and ``parent`` are the results of those cells, or None.
+    ``log`` writes numbers to ``metrics.jsonl`` (namespaces ``eval/ calibration/ diversity/ monitoring/ pool/``), ``say``
+    a line to the user; ``results`` becomes part of ``result.json``. ``baseline`` and ``parent`` are the results of those cells, or None.
     """
 
     name: str
@@ -32,6 +32,7 @@ class CellContext:
     seed: int
     folder: Path
     log: Log
+    say: Callable[[str], None]
     config: dict[str, Any]
     baseline: dict[str, Any] | None = None
     parent: dict[str, Any] | None = None

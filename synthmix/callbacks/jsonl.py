@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from synthmix.files import append_jsonl
+from synthmix.files import append_jsonl, cut_torn_line
 
 
 class JsonlLogger(Logger):
@@ -22,6 +22,7 @@ class JsonlLogger(Logger):
     def __init__(self, path: Path, iteration: int) -> None:
         super().__init__()
         self.path, self.iteration = path, iteration
+        cut_torn_line(path)
 
     @property
     def name(self) -> str:

@@ -34,22 +34,30 @@ class WandbReplay(CellCallback):
         self.mode = resolve_mode(config.mode)
 
     def on_cell_end(self, cell: CellContext) -> None:
-        if self.mode == "disabled":
-            return
+        """Writes the run. A service that cannot be reached costs one line: the run is kept offline, and the cell's own
+        files hold every number anyway."""
+        for mode in {"disabled": (), "online": ("online", "offline")}.get(self.mode, (self.mode,)):
+            try:
+                return self._write(cell, mode)
+            except Exception as error:  # wandb raises many kinds, and none of them is about this cell
+                said = str(error).splitlines()
+                cell.say(f"{cell.name}: W&B ({mode}): {said[0] if said else type(error).__name__}")
+
+    def _write(self, cell: CellContext, mode: str) -> None:
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True)
         run = wandb.init(
             project=self.config.project,
             entity=self.config.entity,
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]
             id=cell.hash,
             name=cell.name,
             group=cell.group,
             job_type="phase0" if cell.iteration == 0 else f"iteration-{cell.iteration}",
             config=cell.config,
             dir=str(cell.folder),
-            resume="allow" if self.mode == "online" else None,
+            resume="allow" if mode == "online" else None,
             settings=settings,
         )
         try:
@@ -62,9 +70,11 @@ class WandbReplay(CellCallback):
         run.define_metric("train/*", step_metric="train/step")
         for space in ("eval/*", "calibration/*", "diversity/*", "monitoring/*", "pool/*"):
             run.define_metric(space, step_metric="iteration")
-        lines = read_jsonl_prefix(path)
-        training = {line["step"]: line for line in lines if line["phase"] == "train"}
-        for line in [*training.values(), *(line for line in lines if line["phase"] != "train")]:
+        # One step may stand in several lines, from several loggers or from before and after a kill: the later counts.
+        merged: dict[tuple[str, int | None], dict[str, Any]] = {}
+        for line in read_jsonl_prefix(path):
+            merged.setdefault((line["phase"], line["step"]), {}).update(line)
+        for (phase, at), line in merged.items():
             values = {name: value for name, value in line.items() if "/" in name}
-            step = {"train/step": line["step"]} if line["phase"] == "train" else {}
+            step = {"train/step": at} if phase == "train" else {}
             run.log(values | step | {"iteration": line["iteration"]})

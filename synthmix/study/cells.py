@@ -17,10 +17,11 @@ from synthmix.config import GridConfig, HardwareConfig, ModelConfig, StudyConfig
 from synthmix.data.mixture import Counts, counts
 from synthmix.data.records import fingerprint, load_split
 from synthmix.errors import DataError
+from synthmix.models.fingerprint import weights_fingerprint
 from synthmix.tasks import get_task
 
 #: Raised whenever a change of the code changes what a cell computes: old cells are then other cells.
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,18 @@ class Plan:
         """The cells that draw on this one's pool."""
         return self._children.get(cell.hash, [])
 
+    @cached_property
+    def _by_baseline(self) -> dict[str, list[Cell]]:
+        chains: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.parent is not None:
+                chains.setdefault(cell.baseline, []).append(cell)
+        return chains
+
+    def descendants(self, baseline: Cell) -> list[Cell]:
+        """All cells of the chains that begin with ``baseline``."""
+        return self._by_baseline.get(baseline.hash, [])
+
     def ancestors(self, cell: Cell) -> list[Cell]:
         """The chain that led here, baseline first, without the cell itself."""
         chain: list[Cell] = []
@@ -97,8 +110,9 @@ class Plan:
         return counts(cell.mode, cell.proportion, self.sizes[cell.task], cell.iteration)
 
     def pool_share(self, cell: Cell) -> int:
-        """Synthetic examples that ``cell`` takes from each pool."""
-        return max(self.counts(cell).synthetic, default=0)
+        """Synthetic examples that each pool must hold for ``cell``; see :func:`synthmix.data.mixture.mix`."""
+        share = max(self.counts(cell).synthetic, default=0)
+        return share if self.config.mixing.nested or not share else max(share, self.sizes[cell.task])
 
 
 def make_plan(config: StudyConfig) -> Plan:
@@ -164,11 +178,11 @@ def _unfold(grid: dict[str, Any], namer: _Namer) -> Iterator[Cell]:
 
 
 def _conditions(grid: dict[str, Any]) -> list[tuple[str, float]]:
-    """(mode, proportion) pairs; 0 % is the same in every mode, and recursive is 100 % whatever the proportions."""
+    """(mode, proportion) pairs; 0 % is the same in every mode, and recursive is 100 % whatever the other proportions."""
     pairs = []
     for mode in grid["modes"]:
-        for proportion in [1.0] if mode == "recursive" else grid["proportions"]:
-            pairs.append(("replace" if proportion == 0 else mode, float(proportion)))
+        shares = [p for p in grid["proportions"] if p == 0] + [1.0] if mode == "recursive" else grid["proportions"]
+        pairs += [("replace" if share == 0 else mode, float(share)) for share in shares]
     return list(dict.fromkeys(pairs))
 
 
@@ -196,7 +210,9 @@ class _Namer:
         self.shared = keys.digest(CODE_VERSION, hardware.precision, shared, length=32)
         self.mixing = identity(config.mixing)
         self.models = models
-        self.model_digests = {name: keys.digest(identity(model), length=32) for name, model in models.items()}
+        self.model_digests = {
+            name: keys.digest(identity(model), weights_fingerprint(model), length=32) for name, model in models.items()
+        }
         self.fingerprints = fingerprints
 
     def cell(

@@ -2,7 +2,7 @@
 
 Lease files are numbered; the holder of the highest number holds the cell. A dead holder's lease is never removed by
 others: the next number is created instead, and creation is exclusive, so of many takers exactly one succeeds. A live
-holder touches its file; one on the same machine is looked up by process id instead.
+holder touches its file; one on the same machine is looked up by process id instead, where /proc tells.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from synthmix.files import disk_errors
 #: A holder on another machine is dead when its file was not touched for so long.
 STALE_S = 300.0
 TOUCH_S = 20.0
+#: Start of a process where the system does not tell (no /proc): its lease lives by being touched.
+UNKNOWN = "unknown"
 
 
 class Lease:
@@ -86,7 +88,7 @@ def is_alive(path: Path) -> bool:
         return False
     if held is None:  # created, not yet written: give the writer a moment
         return age < TOUCH_S
-    if held["host"] == socket.gethostname():
+    if held["host"] == socket.gethostname() and held["started"] != UNKNOWN:
         return _started(held["pid"]) == held["started"]
     return age < STALE_S
 
@@ -114,7 +116,7 @@ def _started(pid: int) -> str | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None if Path("/proc").is_dir() else "unknown"
+        return None if Path("/proc").is_dir() else UNKNOWN
     state, *rest = stat.rpartition(")")[2].split()
     return None if state == "Z" else rest[18]
 

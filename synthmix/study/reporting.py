@@ -35,9 +35,18 @@ class Reporter(ABC):
         """A bar while something longer than two seconds runs."""
 
 
+def rate_text(per_second: float, unit: str) -> str:
+    """``3.2 steps/s``, or ``2.2 steps/min`` where the number a second would round to nothing.
+
+    >>> rate_text(3.21, "steps"), rate_text(0.037, "steps")
+    ('3.2 steps/s', '2.2 steps/min')
+    """
+    return f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{60 * per_second:.1f} {unit}/min"
+
+
 class _Rate(ProgressColumn):
     def render(self, task: RichTask) -> Text:
-        return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "", style="cyan")
+        return Text(rate_text(task.speed, task.fields["unit"]) if task.speed else "", style="cyan")
 
 
 def make_progress(console: Console) -> Progress:
@@ -98,7 +107,7 @@ class _LogBar(Bar):
         self.said = now
         rate = done / (now - self.started)
         left = (self.total - done) / rate
-        self.reporter.line(f"{self.what}: {done}/{self.total}, {rate:.1f} {self.unit}/s, {left:.0f} s left")
+        self.reporter.line(f"{self.what}: {done}/{self.total}, {rate_text(rate, self.unit)}, {left:.0f} s left")
 
 
 class PipeReporter(Reporter):
@@ -113,8 +122,11 @@ class PipeReporter(Reporter):
         self._send({"line": text})
 
     def _send(self, message: dict[str, object]) -> None:
-        self.stream.write(json.dumps(message) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(message) + "\n")
+            self.stream.flush()
+        except BrokenPipeError:  # whoever started this worker was killed: stop, and leave the cell as it stands
+            raise SystemExit(1) from None
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:

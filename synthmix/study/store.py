@@ -105,12 +105,31 @@ class Store:
         """What must still be computed for this cell and for those of its children that are not done."""
         waiting = [child for child in plan.children(cell) if not self.is_done(child)]
         share = max((plan.pool_share(child) for child in waiting), default=0)
+        wanted = self._model_is_wanted(cell, plan)
         if not self.is_done(cell):
-            return Needs(True, share, bool(waiting))
+            return Needs(True, share, wanted)
+        short = share if not self._pool_suffices(cell, share) else 0
         has_model = (self.folder(cell) / "model" / "config.json").exists()
-        short = share if share and self.pool_size(cell) < share else 0
-        from_here = plan.config.mixing.init_from == "previous" or cell.parent is None
-        return Needs(False, short, bool(waiting) and not has_model and (from_here or short > 0))
+        return Needs(False, short, not has_model and (wanted or short > 0))
+
+    def _model_is_wanted(self, cell: Cell, plan: Plan) -> bool:
+        """Whether a cell that must still be trained (also: once more, its model is gone) starts from this one's."""
+        init_from = plan.config.mixing.init_from
+        if init_from == "base":
+            return False
+        if init_from == "phase0":
+            users = plan.descendants(cell) if cell.parent is None else []
+        else:
+            users = plan.children(cell)
+        return any(not self.is_done(user) or self.needs(user, plan).model for user in users)
+
+    def _pool_suffices(self, cell: Cell, share: int) -> bool:
+        """Whether the pool holds ``share`` examples, or its filter and the cap on attempts allow no more."""
+        path = self.folder(cell) / "pool.json"
+        if not path.exists():
+            return share == 0
+        pool = json.loads(path.read_text())
+        return bool(pool["kept"] >= share or (pool["capped"] and pool["wanted"] >= share))
 
     def state(self, cell: Cell, plan: Plan) -> State:
         """Where a cell stands; ``blocked`` and ``halted`` say that an ancestor failed or ended the chain."""
@@ -135,14 +154,17 @@ class Store:
         Baselines stay unless ``keep`` is ``none``: other studies start from them.
         """
         keep = plan.config.store.keep
-        for one in [cell, *([plan.by_hash[cell.parent]] if cell.parent else [])]:
+        for hash_ in {cell.hash, cell.parent or cell.hash, cell.baseline}:
+            one = plan.by_hash[hash_]
             if not self.is_done(one):
                 continue
             shutil.rmtree(self.folder(one) / "checkpoints", ignore_errors=True)
-            children = plan.children(one)
-            inner = bool(children) and one.parent is not None
-            if (keep == "none" or (keep == "leaves" and inner)) and all(map(self.is_done, children)):
-                shutil.rmtree(self.folder(one) / "model", ignore_errors=True)
+            inner = bool(plan.children(one)) and one.parent is not None
+            if keep == "none" or (keep == "leaves" and inner):
+                # A child that is not done may still ask for a longer pool, which this model would write.
+                waiting = not all(map(self.is_done, plan.children(one)))
+                if not waiting and not self._model_is_wanted(one, plan):
+                    shutil.rmtree(self.folder(one) / "model", ignore_errors=True)
 
     # -- studies ----------------------------------------------------------------------------------------------------
 

@@ -20,9 +20,10 @@ from synthmix.study.store import Store
 
 
 def cores() -> int:
-    """CPU cores that this process may use; ``OMP_NUM_THREADS`` lowers them."""
+    """CPU cores that this process may use; ``OMP_NUM_THREADS`` (the first level, if it lists several) lowers them."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, int(os.environ.get("OMP_NUM_THREADS") or available))
+    asked = (os.environ.get("OMP_NUM_THREADS") or "").split(",")[0].strip()
+    return min(available, int(asked)) if asked.isdigit() and int(asked) else available
 
 
 def threads_per_worker(plan: Plan) -> int:

@@ -31,13 +31,15 @@ class Example:
 class Document:
     """Training text in its three parts; ``text`` is their concatenation.
 
-    Each part is tokenized by itself, so the tokens of an evaluation prompt (``header + body``) or of the generation
+    ``ended`` says that the text is whole, so that training ends it with EOS; a sample that a model was not allowed to
+    finish is not. Each part is tokenized by itself, so the tokens of an evaluation prompt (``header + body``) or of the generation
     header are always a prefix of the training tokens. No part is ever stripped.
     """
 
     header: str
     body: str
     completion: str
+    ended: bool = True
 
     @property
     def prompt(self) -> str:
@@ -101,6 +103,8 @@ class Task(ABC):
     max_document_tokens: ClassVar[int] = 512
     #: True if a completion is a program whose own tests decide; see :meth:`program`.
     executes: ClassVar[bool] = False
+    #: Raised when the records or the documents of a seed change: cells of the old ones are then other cells.
+    version: ClassVar[int] = 1
     #: None for tasks that make their own records (nano).
     source: ClassVar[Source | None] = None
     #: Field name -> accepted type(s); checked for every record that is read.

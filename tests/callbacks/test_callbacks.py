@@ -14,6 +14,7 @@ import torch
 from synthmix.callbacks import CalibrationLogger, CellContext, DiversityLogger, EarlyWarning, JsonlLogger, WandbReplay
 from synthmix.callbacks.wandb import resolve_mode
 from synthmix.config import MonitoringConfig, WandbConfig
+from synthmix.files import read_jsonl_prefix
 from synthmix.metrics import expected_calibration_error
 
 CONFIDENCE, CORRECT = [0.25, 0.25, 0.55, 0.75, 0.75], [0.0, 0.0, 1.0, 1.0, 1.0]
@@ -29,7 +30,7 @@ def rows() -> list[dict[str, Any]]:
 
 def context(folder: Path, logged: dict[str, float], **kwargs: Any) -> CellContext:
     values = {"name": "m.t.replace-30.it1.s0-abc", "hash": "abc", "group": "m.t.replace-30.it1", "task": "t"}
-    return CellContext(**values, iteration=1, seed=0, folder=folder, log=logged.update, config={}, **kwargs)
+    return CellContext(**values, iteration=1, seed=0, folder=folder, log=logged.update, say=print, config={}, **kwargs)
 
 
 def test_calibration_of_a_cell(tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def test_replay_to_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A real offline run: its file is read back with W&B's own reader."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     logger = JsonlLogger(tmp_path / "metrics.jsonl", iteration=1)
+    logger.log_metrics({"train|device/items_per_sec": 8.0, "train/samples": 32.0}, step=1)  # the throughput's own line
     logger.log_metrics({"train/loss": 9.0}, step=1)
     logger.log_metrics({"train/loss": 2.0}, step=1)  # after a resume: the later line counts
     logger.write("evaluate", {"calibration/test_ece": 0.25})
@@ -135,7 +137,7 @@ def test_replay_to_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (run,) = (tmp_path / "wandb").glob("offline-run-*/run-abc.wandb")
     history, group = read_run(run)
     assert group == "m.t.replace-30.it1"
-    assert [h["train/loss"] for h in history if "train/loss" in h] == [2.0]
+    assert [(h["train/loss"], h["train/samples"]) for h in history if "train/loss" in h] == [(2.0, 32.0)]
     assert [(h["calibration/test_ece"], h["iteration"]) for h in history if "calibration/test_ece" in h] == [(0.25, 1)]
 
 
@@ -179,3 +181,13 @@ def test_mode_follows_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert resolve_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert resolve_mode("auto") == "offline"
+
+
+def test_a_log_is_continued_behind_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    JsonlLogger(path, 1).write("evaluate", {"eval/score": 0.5})
+    with path.open("ab") as file:
+        file.write(b'{"time": 12, "pha')
+    assert len(read_jsonl_prefix(path)) == 1 and path.read_bytes().endswith(b"pha"), "readers change nothing"
+    JsonlLogger(path, 1).write("generate", {"pool/tries": 4})
+    assert [line["phase"] for line in read_jsonl_prefix(path)] == ["evaluate", "generate"]

@@ -112,7 +112,7 @@ def kill_and_compare(synthmix: Start, in_process: Run, workplace: Path, phases: 
     settings = ("store.keep=all", "iterations=1", "proportions=[0.5]")
     assert in_process("run", "tiny", "store.root=whole", *settings)[0] == 0
     root = workplace / "torn"
-    words = ("run", "tiny", "store.root=torn", *settings)
+    words = ("run", "tiny", "store.root=torn", "wandb.mode=offline", *settings)
     known: dict[str, Callable[[], bool]] = {
         "train": lambda: any(root.glob("cells/*/checkpoints/*.ckpt")),
         "evaluate": lambda: lines_of(root, "items.jsonl") >= 5,

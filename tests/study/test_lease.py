@@ -10,6 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from synthmix.study import lease
 
 HOLD = "import sys, time; from pathlib import Path; from synthmix.study import lease; lease.acquire(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
@@ -75,3 +77,16 @@ def test_a_reused_process_id_is_not_the_holder(tmp_path: Path) -> None:
     taken = lease.acquire(tmp_path)
     assert taken is not None
     taken.release()
+
+
+def test_without_a_process_table_a_lease_lives_by_being_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has no /proc: what is known of a holder is when it last touched its file."""
+    monkeypatch.setattr(lease, "_started", lambda pid: lease.UNKNOWN)
+    held = lease.acquire(tmp_path)
+    assert held is not None and lease.acquire(tmp_path) is None
+    held._stop.set()
+    old = time.time() - lease.STALE_S - 1
+    os.utime(held.path, (old, old))
+    assert lease.acquire(tmp_path) is not None
