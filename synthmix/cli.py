@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -118,21 +119,32 @@ def _open(options: argparse.Namespace) -> tuple[Plan, Store]:
 
 
 def _load_plan(path: Path) -> tuple[Plan, Store]:
-    """The plan of a frozen study, unfolded again from its resolved settings."""
+    """The plan of a frozen study, unfolded again from its resolved settings; its store is the one that it lies in.
+
+    Raises:
+        UserError: the cells are no longer those that were frozen: other data, model files or code.
+    """
     from synthmix.config import load_study
     from synthmix.study.cells import make_plan
     from synthmix.study.store import Store
 
     if not (path.is_file() and (path.parent / "study.yaml").is_file()):
         raise ConfigError([f"PLAN = {str(path)!r}: no such plan; 'synthmix plan STUDY' writes one"])
-    config = load_study(str(path.parent / "study.yaml"))
-    return make_plan(config), Store(config.store.root)
+    root = path.resolve().parents[2]
+    plan = make_plan(load_study(str(path.parent / "study.yaml")))
+    frozen = [cell["hash"] for cell in json.loads(path.read_text())["cells"]]
+    if frozen != [cell.hash for cell in plan.cells]:
+        raise UserError(
+            f"{path}: the cells that were frozen are not those that its settings give here: the data (SYNTHMIX_DATA), a "
+            "model file or the code differs; 'synthmix plan STUDY' freezes them anew"
+        )
+    return plan, Store(root)
 
 
-def _console(stderr: bool = False) -> Console:
+def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console()
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -216,8 +228,19 @@ def _check_weights(plan: Plan) -> None:
             problems.append(
                 f"models: {name}: id = {model.id!r}: no config.json there; expected a Hugging Face model folder"
             )
+    problems += _device_problems(plan)
     if problems:
         raise ConfigError(problems)
+
+
+def _device_problems(plan: Plan) -> list[str]:
+    if plan.hardware.accelerator != "gpu":
+        return []
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    return [f"hardware = {plan.hardware.name}: needs a CUDA device, but torch finds none here; hardware=cpu needs none"]
 
 
 def _cell(options: argparse.Namespace) -> int:

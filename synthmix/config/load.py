@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,25 @@ def load_model(name: str) -> ModelConfig:
 
 
 def load_hardware(name: str) -> HardwareConfig:
-    """One file under configs/hardware; the file's name is the profile's."""
-    return _load_entry("hardware", name, HardwareConfig)
+    """One file under configs/hardware; the file's name is the profile's.
+
+    A cell trains on one device: the phases after training know of no ranks yet.
+    """
+    hardware: HardwareConfig = _load_entry("hardware", name, HardwareConfig)
+    problems = [
+        f"{key} = {value}: expected 1; a study's cells train on one device each (several are not supported yet)"
+        for key, value in (("devices", hardware.devices), ("nodes", hardware.nodes))
+        if value != 1
+    ]
+    if hardware.strategy != "auto":
+        problems.append(
+            f"strategy = {hardware.strategy}: expected auto; sharded and parallel training are not supported yet"
+        )
+    if hardware.micro_batch < 1:
+        problems.append(f"micro_batch = {hardware.micro_batch}: expected 1 or more")
+    if problems:
+        raise ConfigError(problems, origin=str(find_config("hardware", name)))
+    return hardware
 
 
 def _load_entry(kind: str, name: str, schema: type[Any]) -> Any:
@@ -138,6 +156,9 @@ def _merge(tree: DictConfig, given: Mapping[str, Any], prefix: str, problems: li
     known = [str(key) for key in tree]
     for key, value in given.items():
         full = f"{prefix}{key}"
+        if isinstance(value, str) and "${" in value:
+            problems.append(f"{full} = {value!r}: expected a plain value; references (${{...}}) are not resolved")
+            continue
         if key not in known:
             problems.append(
                 f"{full} = {value!r}: no such key.{near_match(str(key), known)} Keys here: {', '.join(known)}"
@@ -185,6 +206,7 @@ def _check(tree: DictConfig) -> list[str]:
     problems += _check_choices(tree, StudyConfig, "")
     problems += [p for prefix, axes in _all_axes(tree) for p in _check_axes(axes, prefix)]
     problems += _check_numbers(tree)
+    problems += _check_names_and_pairs(tree)
     return problems
 
 
@@ -274,6 +296,18 @@ def _check_numbers(tree: DictConfig) -> Iterator[str]:
         yield f"monitoring.critical = {tree.monitoring.critical:g}: expected at least monitoring.warning = {tree.monitoring.warning:g}"
     if tree.hardware not in config_names("hardware"):
         yield f"hardware: {unknown('hardware profile', tree.hardware, config_names('hardware'))}"
+
+
+def _check_names_and_pairs(tree: DictConfig) -> Iterator[str]:
+    name = tree.name if not OmegaConf.is_missing(tree, "name") else "?"
+    if not re.fullmatch(r"[A-Za-z0-9_?][A-Za-z0-9._-]*", name):
+        yield f"name = {name!r}: expected letters, digits, '.', '_' and '-', since it names a folder"
+    betas = list(tree.training.betas)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield f"training.betas = {betas}: expected two numbers from 0 to less than 1"
+    size, shots = tree.data.train_examples, tree.generation.shots
+    if tree.generation.mode == "fewshot" and size is not None and shots > size:
+        yield f"generation.shots = {shots}: more than the training set has (data.train_examples = {size})"
 
 
 def describe(schema: type[Any] = StudyConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -42,7 +42,7 @@ class HardwareConfig:
     """A machine profile: one file under configs/hardware."""
 
     name: str = _key("cpu", "name of the profile")
-    accelerator: str = _key("cpu", "Lightning accelerator", choices=("cpu", "gpu", "auto"))
+    accelerator: str = _key("cpu", "Lightning accelerator", choices=("cpu", "gpu"))
     devices: int = _key(1, "devices a cell trains on")
     nodes: int = _key(1, "nodes a cell trains on")
     precision: str = _key("32-true", "Lightning precision", choices=("32-true", "bf16-mixed", "bf16-true"))
@@ -68,7 +68,7 @@ class MixingConfig:
     """How real and synthetic examples are put together."""
 
     holds: str = _key("dataset", "where the ratio holds", choices=("dataset", "batch"))
-    nested: bool = _key(True, "the synthetic examples at 10 % are among those at 20 %; false: independent draws")
+    nested: bool = _key(True, "the synthetic examples at 10 % are among those at 20 %; false: draws from pools of N")
     init_from: str = _key("previous", "weights that iteration t starts from", choices=("previous", "phase0", "base"))
 
 
@@ -118,7 +118,11 @@ class EvaluationConfig:
     """What is measured on a trained cell."""
 
     bins: int = _key(10, "equal-width bins of the ECE")
-    confidence: str = _key("auto", "estimator behind the headline ECE", choices=("auto", "mean", "sum", "answer"))
+    confidence: str = _key(
+        "auto",
+        "estimator behind the headline ECE; answer: mean where none is stated",
+        choices=("auto", "mean", "sum", "answer"),
+    )
     diversity_samples: int = _key(200, "pool texts over which diversity is measured (fixed N)", "texts")
     pass_samples: int = _key(0, "further sampled answers an item, for pass@k; 0: none", "samples")
     batch_size: int = _key(128, "sequences scored or decoded together", "sequences", identity=False)

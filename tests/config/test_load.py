@@ -86,6 +86,10 @@ def test_all_problems_are_reported_at_once() -> None:
         ("grids=[{tsks: [gsm8k]}]", r"grids\[0\].tsks .*Did you mean 'tasks'"),
         ("iterations", r"'iterations': expected key=value"),
         ("hardware=tpu", r"hardware: unknown hardware profile 'tpu'"),
+        ("name=a/b", r"name = 'a/b': expected letters, digits"),
+        ("name=${x}", r"name = '\$\{x\}': expected a plain value"),
+        ("training.betas=[0.9]", r"training.betas = \[0.9\]: expected two numbers from 0 to less than 1"),
+        ("training.betas=[1.5,2]", r"training.betas = \[1.5, 2.0\]: expected two numbers"),
         ("monitoring.critical=0.1", r"monitoring.critical = 0.1: expected at least monitoring.warning"),
     ],
 )
@@ -112,3 +116,19 @@ def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
 def test_every_key_is_described() -> None:
     for key, kind, _, about in describe():
         assert kind and about, key
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("devices: 4", "devices = 4: expected 1"),
+        ("nodes: 2", "nodes = 2: expected 1"),
+        ("strategy: deepspeed_stage_3", "strategy = deepspeed_stage_3: expected auto"),
+        ("micro_batch: 0", "micro_batch = 0: expected 1 or more"),
+    ],
+)
+def test_hardware_that_a_study_cannot_use_is_refused(tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(line + "\n")
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        load_hardware(str(path))
