@@ -17,6 +17,8 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	# torch first and by its pin: a looser request may bring several gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	# a reference of the tests; what it depends on (pyro, gpytorch) is for parts of it that they do not use
+	$(BIN)/python -m pip install --quiet --no-deps netcal==1.4.0
 	@touch $@
 
 quickstart: $(VENV)/.installed  ## the whole protocol on the nano suite; ends by naming the report it wrote

@@ -7,6 +7,7 @@ from the functions because importing torchmetrics takes seconds, which the parts
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -220,8 +221,8 @@ class _TextMetric(Metric):
         ends = torch.cumsum(dim_zero_cat(self.lengths), 0).tolist()
         return [data[a:b].decode("utf-8", "surrogatepass") for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
-    def _value(self, texts: list[str]) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _value(self, texts: list[str]) -> float: ...
 
     def compute(self) -> Tensor:
         """The value for all texts, a float64 scalar."""
