@@ -18,7 +18,8 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     them first.
     """
     partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.parent.glob(f".{folder.name}.*.part"):  # of a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with without_bars():
             model.save_pretrained(partial)

@@ -57,9 +57,8 @@ from synthmix.tasks import Example, get_task
 class CellRunner:
     """Runs the cells of a plan, one after the other, in this process."""
 
-    def __init__(self, plan: Plan, store: Store, reporter: Reporter, own_display: bool = False) -> None:
+    def __init__(self, plan: Plan, store: Store, reporter: Reporter) -> None:
         self.plan, self.store, self.reporter = plan, store, reporter
-        self.own_display = own_display
 
     def run(self, cell: Cell) -> None:
         """Brings a cell to its end, or up to what the study still needs of it.
@@ -159,8 +158,7 @@ class _Run:
                 self.folder,
                 settings.learning_rate or spec.learning_rate,
                 loggers=[self.log],
-                callbacks=[] if self.runner.own_display else [StepProgress(bar.update)],
-                progress=self.runner.own_display,
+                callbacks=[StepProgress(bar.update)],
             )
         if not result.finished:
             raise KeyboardInterrupt

@@ -86,7 +86,7 @@ def states(plan: Plan, store: Store, cells: Iterable[Cell] | None = None) -> dic
     return {cell.hash: store.state(cell, plan) for cell in (plan.cells if cells is None else cells)}
 
 
-def make_runner(plan: Plan, store: Store, reporter: Reporter, threads: int, own_display: bool = False) -> CellRunner:
+def make_runner(plan: Plan, store: Store, reporter: Reporter, threads: int) -> CellRunner:
     """A runner in this process, with its share of the machine's cores."""
     import torch
     import transformers
@@ -95,4 +95,4 @@ def make_runner(plan: Plan, store: Store, reporter: Reporter, threads: int, own_
 
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()  # one for each load and save, however short
-    return CellRunner(plan, store, reporter, own_display)
+    return CellRunner(plan, store, reporter)
