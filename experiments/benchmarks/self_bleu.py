@@ -1,6 +1,6 @@
 """Self-BLEU of 1,000 texts: NLTK's ``sentence_bleu`` a text against ``synthmix.metrics.self_bleu``.
 
-    python experiments/benchmarks/self_bleu.py [--n 1000] [--repeats 5] [--nltk-budget-s 100]
+    python experiments/benchmarks/self_bleu.py [--n 1000] [--repeats 5] [--nltk-budget-s 3600]
 
 Both sides tokenize with the same tokenizer inside the timed call, and every score is compared. The texts are GSM8K
 training items if SYNTHMIX_DATA is set, and otherwise seeded word problems of like length. NLTK compares every text with
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1000, help="number of texts")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side")
-    parser.add_argument("--nltk-budget-s", type=float, default=100.0, help="start no further NLTK run after this")
+    parser.add_argument("--nltk-budget-s", type=float, default=3600.0, help="start no further NLTK run after this")
     args = parser.parse_args()
 
     source, items = texts(args.n)

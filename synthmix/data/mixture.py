@@ -3,8 +3,9 @@
 A mixture is a pure function of (mode, proportion, N, seed, iteration): counts are exact, and nothing is drawn at
 random while training. N *slots* are filled with external examples in a keyed order; ``replace`` gives the first
 round(p N) slots of another keyed order to synthetic examples. So over p the external examples are nested, the synthetic
-ones are nested, and every slot that two conditions fill alike comes at the same place of every epoch: paired
-conditions differ in nothing else.
+ones are nested, and under ``replace`` every slot that two conditions fill alike comes at the same place of every epoch:
+paired conditions differ in nothing else. Where a mixture is longer (``augment``, ``accumulate``) or spread over batches,
+what two conditions share still comes in the same order.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ class Sample:
 
 @dataclass
 class PoolStats:
-    """What a pool cost and holds; ``capped`` says that the cap on attempts ended it before it held ``wanted``."""
+    """What a pool cost and holds; ``capped`` says that the cap on attempts ended it before it held ``wanted`` samples,
+    which is what its study needed of it."""
 
     tries: int = 0
     kept: int = 0

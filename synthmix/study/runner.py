@@ -238,6 +238,7 @@ class _Run:
         pool = Pool(self.folder, self.task, self.config.generation.filter, material.train_index, material.test_index)
         if pool.stats.kept < wanted:
             self._extend(pool, wanted, material)
+        pool.stats.wanted = wanted  # also where a killed process had written them all
         kept = pool.kept()
         header = len(self.task.header)
         for callback in self.callbacks:
