@@ -119,6 +119,9 @@ def test_a_data_set_smaller_than_a_batch(here: Path, capsys: pytest.CaptureFixtu
 def test_dry_run_writes_nothing_and_plan_writes_the_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "quickstart", "--dry-run"]) == 0
     assert not list(here.iterdir())
+    shown = capsys.readouterr().out
+    for words in ("study quickstart: 30 cells", "training tokens", "disk", "0 (baselines)", "checkpoints take up to"):
+        assert words in shown, words
     assert main(["plan", "quickstart"]) == 0
     files = {str(p.relative_to(here)) for p in here.rglob("*") if p.is_file()}
     assert files == {

@@ -298,8 +298,8 @@ def measures_table(analysis: Analysis) -> Table:
     ]  # fmt: skip
     note = (
         "Means over test items and seeds, without intervals. Strict wants the task's own answer marker, flexible takes"
-        " the last thing that could be an answer (of choices: the most probable per token); pass@k counts strict answers among sampled ones. Gold perplexity is"
-        " that of the right answers under the model."
+        " the last thing that could be an answer (of choices: the most probable per token); pass@k counts strict"
+        " answers among sampled ones. Gold perplexity is that of the right answers under the model."
     )
     return _table("measures", "Further measures of the answers", frame, columns, note)
 

@@ -15,6 +15,11 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from synthmix.config import load_study
+from synthmix.study.cells import make_plan
+from synthmix.study.overview import estimate
+from synthmix.study.store import Store
+
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., tuple[int, str]]
 
@@ -86,6 +91,15 @@ def test_what_a_study_leaves_and_a_rerun_that_does_nothing(in_process: Run, work
     assert mixed["counts"]["synthetic"] == 32 and mixed["counts"]["external"] == 32
     assert {p.name for p in (workplace / "runs/studies/tiny").iterdir()} == {"study.yaml", "plan.json", "report"}
     assert "report:" in output and (workplace / "runs/studies/tiny/report/report.html").stat().st_size > 10_000
+
+    # what the plan had said it would cost
+    plan = make_plan(load_study("tiny", ["store.keep=all"]))
+    said = estimate(plan, Store("runs"), list(plan.cells))
+    results = [json.loads((cell / "result.json").read_text()) for cell in cells]
+    assert 1 / 3 < said.train_tokens / sum(r["train"]["tokens"] for r in results) < 3  # nonsense takes more tokens
+    assert 1 / 3 < said.generated_tokens / sum(r["pool"]["tokens"] for r in results) < 3
+    models = sum(p.stat().st_size for cell in cells for p in (cell / "model").glob("*.safetensors"))
+    assert models < 1.5 * said.disk < 6 * models and said.done == said.cells == 5
 
     before = {p: p.stat().st_mtime_ns for cell in cells for p in cell.rglob("*")}
     status, again = in_process("run", "tiny", "store.keep=all")
