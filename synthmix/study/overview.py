@@ -24,7 +24,8 @@ MODEL_BYTES, CHECKPOINT_BYTES = 4, 12
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimates for some cells: training tokens, generated tokens at the most, and disk at the end (bytes)."""
+    """Estimates for some cells: training tokens, tokens of the pools (samples as long as the data's documents, none
+    dropped by a filter), and disk at the end (bytes)."""
 
     cells: int
     done: int
@@ -63,7 +64,7 @@ def print_plan(plan: Plan, store: Store, console: Console) -> None:
     """The table that ``synthmix plan`` shows."""
     config = plan.config
     table = Table(title=f"study {config.name}: {len(plan.cells)} cells", title_justify="left")
-    columns = ("level", "cells", "done", "training tokens", "generated tokens (at most)", "disk")
+    columns = ("level", "cells", "done", "training tokens", "synthetic tokens", "disk")
     for column in columns:
         table.add_column(column, justify="right")
     levels = sorted({cell.level for cell in plan.cells})

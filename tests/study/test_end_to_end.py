@@ -97,7 +97,7 @@ def test_what_a_study_leaves_and_a_rerun_that_does_nothing(in_process: Run, work
     said = estimate(plan, Store("runs"), list(plan.cells))
     results = [json.loads((cell / "result.json").read_text()) for cell in cells]
     assert 1 / 3 < said.train_tokens / sum(r["train"]["tokens"] for r in results) < 3  # nonsense takes more tokens
-    assert 1 / 3 < said.generated_tokens / sum(r["pool"]["tokens"] for r in results) < 3
+    assert 1 / 4 < said.generated_tokens / sum(r["pool"]["tokens"] for r in results) < 4
     models = sum(p.stat().st_size for cell in cells for p in (cell / "model").glob("*.safetensors"))
     assert models < 1.5 * said.disk < 6 * models and said.done == said.cells == 5
 
