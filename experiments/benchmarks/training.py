@@ -270,8 +270,8 @@ def main() -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     settings = {"batch_size": BATCH, "learning_rate": RATE, "threads": torch.get_num_threads(), "trl": version("trl")}
-    results: dict[str, Any] = {"settings": settings, "against_trl": [], "ours_alone": []}
     for shape in arguments.shapes:
+        results: dict[str, Any] = {"settings": settings, "against_trl": [], "ours_alone": []}
         # TRL recomputes activations by default; on the small shape, also without.
         for changes in [{}, {"gradient_checkpointing": False}] if shape == "pythia-14m" else [{}]:
             row = duel(shape, tokenizer, arguments.steps, arguments.micro_batch, **changes)
@@ -281,7 +281,7 @@ def main() -> None:
         print(f"{shape}, bf16 autocast: {alone['useful_tokens_per_s']:,.0f} useful tokens/s", flush=True)
         results["ours_alone"].append(alone | {"load_average": list(os.getloadavg())})
         if not arguments.no_write:
-            print(write("training", results))
+            print(write(f"training-{shape}", results))
 
 
 if __name__ == "__main__":

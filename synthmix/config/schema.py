@@ -136,7 +136,7 @@ class MonitoringConfig:
     warning: float = _key(0.5, "relative rise of the ECE that warns")
     critical: float = _key(1.0, "relative rise of the ECE that is critical")
     action: str = _key("log", "what a critical alert does to the chain", choices=("log", "halt", "reduce"))
-    reduce_to: float = _key(0.5, "reduce: the next iteration's proportion is multiplied by this")
+    reduce_to: float = _key(0.5, "reduce: the next iteration's proportion is multiplied by this (recursive has none)")
 
 
 @dataclass
