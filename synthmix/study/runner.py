@@ -315,7 +315,8 @@ class _Run:
             spent = self.timings.get(name, 0.0) + time.perf_counter() - started
             self.timings[name] = round(spent, 3)
             write_json(self.folder / "timings.json", self.timings)
-        release_memory()
+        if name in ("train", "generate"):  # the phases after which what they needed is not needed again
+            release_memory()
 
     def _read_json(self, name: str, default: Any) -> Any:
         path = self.folder / name

@@ -137,8 +137,7 @@ class Store:
             return "done"
         if self.failure(cell) is not None:
             return "failed"
-        if cell.parent is not None:
-            above = plan.by_hash[cell.parent]
+        for above in self._upstream(cell, plan):
             upstream = self.state(above, plan)
             if upstream in ("failed", "blocked"):
                 return "blocked"
@@ -147,6 +146,14 @@ class Store:
             if upstream != "done":
                 return "running" if lease.holder(self.folder(cell)) else "waiting"
         return "running" if lease.holder(self.folder(cell)) else "ready"
+
+    @staticmethod
+    def _upstream(cell: Cell, plan: Plan) -> list[Cell]:
+        """The cells that must be there before this one: its parent, and the one whose weights it starts from."""
+        if cell.parent is None:
+            return []
+        names = [cell.parent, *([cell.baseline] if plan.config.mixing.init_from == "phase0" else [])]
+        return [plan.by_hash[name] for name in dict.fromkeys(names)]
 
     def tidy(self, cell: Cell, plan: Plan) -> None:
         """Removes what no cell of the study needs any more: checkpoints, and models by ``store.keep``.

@@ -167,7 +167,7 @@ def test_models_that_are_not_kept_are_there_while_they_are_needed(
     words = ("tiny", "store.keep=none", f"mixing.init_from={init_from}", "proportions=[0.5]")
     assert in_process("run", *words, "iterations=1")[0] == 0
     assert not list(workplace.glob("runs/cells/*/model"))
-    status, said = in_process("run", *words, "iterations=3")
+    status, said = in_process("run", *words, "iterations=3", "workers=2")
     assert status == 0 and "4 cells, 2 done" in said, said
     assert len(list(workplace.glob("runs/cells/*/result.json"))) == 4
     assert not list(workplace.glob("runs/cells/*/model"))
