@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,10 @@ def test_replay_to_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     logger.write("evaluate", {"calibration/test_ece": 0.25})
     WandbReplay(WandbConfig(mode="offline")).on_cell_end(context(tmp_path, {}))
     (run,) = (tmp_path / "wandb").glob("offline-run-*/run-abc.wandb")
-    history, group = read_run(run)
+    deadline = time.monotonic() + 30  # a service of its own writes the file
+    while not (found := read_run(run))[1] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    history, group = found
     assert group == "m.t.replace-30.it1"
     assert [(h["train/loss"], h["train/samples"]) for h in history if "train/loss" in h] == [(2.0, 32.0)]
     assert [(h["calibration/test_ece"], h["iteration"]) for h in history if "calibration/test_ece" in h] == [(0.25, 1)]
