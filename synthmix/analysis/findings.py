@@ -14,6 +14,8 @@ from synthmix.analysis.tables import WELL_PLACED, Column, of_iterations, show, s
 #: Sentences on single conditions, at most; the tables have the rest.
 MAX_SENTENCES = 6
 ALPHA = 0.05
+#: Simulated size, in percent, of the test with so few seeds; see :mod:`synthmix.analysis.statistics`.
+ERRS = {2: 14, 3: 8}
 _SCORE = Column("score", "", "percent interval")
 _ECE = Column("ece", "", "decimal interval")
 
@@ -276,14 +278,21 @@ def _precision(conditions: pd.DataFrame) -> Iterator[str]:
         )
     if len(several) and (seeds := int(several.n_seeds.max())) < 5:
         yield f"{seeds} seeds show the variation between training runs only roughly: intervals tend to be too narrow."
+        fewest = int(several.n_seeds.min())
+        if fewest in ERRS:
+            yield (
+                f"With {fewest} seeds the test of a difference errs in about {ERRS[fewest]} % of comparisons without one"
+                " where runs differ as much as items do (simulated; 5 % would be right): its p-values flatter."
+            )
     tested = conditions[conditions.difference.notna()] if "difference" in conditions else conditions.iloc[:0]
     if len(tested):
         width = 50 * (tested.difference_high - tested.difference_low)
         wider = norm.ppf(1 - ALPHA / 2 / len(tested)) / norm.ppf(1 - ALPHA / 2)
-        yield (
-            f"Alone, a comparison can tell a difference of about {_span(width)} points from none (half of a 95 %"
-            f" interval); as one of {len(tested)}, after Bonferroni, about {_span(width * wider)}."
-        )
+        text = f"Alone, a comparison can tell a difference of about {width.median():.1f} points from none"
+        if len(tested) > 1:
+            text += f" at the median ({_span(width)}; two or three seeds that differ make it wide); as one of {len(tested)},"
+            text += f" after Bonferroni, it takes about {wider:.1f} times as much"
+        yield f"{text}. This is half of a 95 % interval."
     if modes := trained_longer(conditions):
         yield (
             f"With {_listed(modes)} the training set is larger than the control's, and training longer: a difference"
