@@ -130,9 +130,12 @@ def _load_plan(path: Path) -> tuple[Plan, Store]:
 
     if not (path.is_file() and (path.parent / "study.yaml").is_file()):
         raise ConfigError([f"PLAN = {str(path)!r}: no such plan; 'synthmix plan STUDY' writes one"])
-    root = path.resolve().parents[2]
+    try:
+        frozen = [cell["hash"] for cell in json.loads(path.read_text())["cells"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError([f"PLAN = {str(path)!r}: not a plan ({error}); 'synthmix plan STUDY' writes one"]) from error
+    root = path.resolve().parent.parent.parent
     plan = make_plan(load_study(str(path.parent / "study.yaml")))
-    frozen = [cell["hash"] for cell in json.loads(path.read_text())["cells"]]
     if frozen != [cell.hash for cell in plan.cells]:
         raise UserError(
             f"{path}: the cells that were frozen are not those that its settings give here: the data (SYNTHMIX_DATA), a "

@@ -210,18 +210,12 @@ def _diversity(analysis: Analysis) -> Iterator[str]:
     if "diversity_diversity" not in conditions:
         return
     known = conditions[conditions.diversity_diversity.notna()]
-    ends = [
-        (control, top)
-        for _, chain in known[known.proportion > 0].groupby(["task", "model", "mode"])
-        if (top := chain.sort_values(["iteration", "proportion"]).iloc[-1]) is not None
-        and len(control := of(known, task=top.task, model=top.model, iteration=top.iteration, proportion=0.0))
-    ]
-    ends.sort(key=lambda pair: -abs(pair[1].diversity_diversity - pair[0].iloc[0].diversity_diversity))
+    ends = sorted(_extremes(known), key=lambda pair: -abs(pair[1].diversity_diversity - pair[0].diversity_diversity))
     for control, top in ends[:MAX_SENTENCES]:
         yield (
             f"{top.task}, {top.model}: the diversity of the text written after iteration {int(top.iteration)}"
             f" (1 − self-BLEU) is {top.diversity_diversity:.3f} with {percent(top.proportion)} % and"
-            f" {control.iloc[0].diversity_diversity:.3f} with 0 % (no interval)."
+            f" {control.diversity_diversity:.3f} with 0 % (no interval)."
         )
     if len(ends) > MAX_SENTENCES:
         yield f"These are the {MAX_SENTENCES} largest changes of diversity among {len(ends)} chains."
@@ -278,13 +272,13 @@ def _precision(conditions: pd.DataFrame) -> Iterator[str]:
         )
     if len(several) and (seeds := int(several.n_seeds.max())) < 5:
         yield f"{seeds} seeds show the variation between training runs only roughly: intervals tend to be too narrow."
-        fewest = int(several.n_seeds.min())
-        if fewest in ERRS:
-            yield (
-                f"With {fewest} seeds the test of a difference errs in about {ERRS[fewest]} % of comparisons without one"
-                " where runs differ as much as items do (simulated; 5 % would be right): its p-values flatter."
-            )
     tested = conditions[conditions.difference.notna()] if "difference" in conditions else conditions.iloc[:0]
+    for seeds, errs in ERRS.items():
+        if len(tested) and (tested.n_paired_seeds == seeds).any():
+            yield (
+                f"With {seeds} seeds the test of a difference errs in about {errs} % of comparisons without one where runs"
+                " differ more than the choice of items does (simulated; 5 % would be right): its p-values flatter."
+            )
     if len(tested):
         width = 50 * (tested.difference_high - tested.difference_low)
         wider = norm.ppf(1 - ALPHA / 2 / len(tested)) / norm.ppf(1 - ALPHA / 2)

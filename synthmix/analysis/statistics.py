@@ -10,8 +10,9 @@ seeds hardly differ, these intervals are wider than they need be (coverage above
 With two or three seeds that differ a lot every bootstrap is too narrow: it takes the spread of the few seeds at hand
 for that of all. Levels carry bootstrap intervals all the same, and say how many seeds are behind them; differences,
 which decide what the report calls an effect, are tested with Student's t on seeds and items as two random factors. In
-a simulation where runs differ as much as 200 items do, that test errs in 14, 8 and 6 % of studies without an effect
-with 2, 3 and 5 seeds (5 % would be right), a bootstrap's interval in 23, 16 and 10 %.
+a simulation where runs differ more than the choice of 200 items does (the one of the tests, over 1,000 studies), that
+test errs in 14, 8 and 6 % of studies without an effect with 2, 3 and 5 seeds (5 % would be right), a bootstrap's
+interval in 23, 16 and 10 %.
 
 Resamples are keyed (:mod:`synthmix.keys`), so an interval is the same wherever it is computed.
 """

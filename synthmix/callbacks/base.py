@@ -21,7 +21,8 @@ class CellContext:
     """What a callback may know of the cell, and where it puts what it finds.
 
     ``log`` writes numbers to ``metrics.jsonl`` (namespaces ``eval/ calibration/ diversity/ monitoring/ pool/``), ``say``
-    a line to the user; ``results`` becomes part of ``result.json``. ``baseline`` and ``parent`` are the results of those cells, or None.
+    a line to the user; ``results`` becomes part of ``result.json``. ``baseline`` and ``parent`` are the results of those
+    cells, or None.
     """
 
     name: str

@@ -299,9 +299,8 @@ def _check_numbers(tree: DictConfig) -> Iterator[str]:
 
 
 def _check_names_and_pairs(tree: DictConfig) -> Iterator[str]:
-    name = tree.name if not OmegaConf.is_missing(tree, "name") else "?"
-    if not re.fullmatch(r"[A-Za-z0-9_?][A-Za-z0-9._-]*", name):
-        yield f"name = {name!r}: expected letters, digits, '.', '_' and '-', since it names a folder"
+    if not OmegaConf.is_missing(tree, "name") and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", tree.name):
+        yield f"name = {tree.name!r}: expected letters, digits, '.', '_' and '-', since it names a folder"
     betas = list(tree.training.betas)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         yield f"training.betas = {betas}: expected two numbers from 0 to less than 1"

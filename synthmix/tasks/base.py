@@ -32,8 +32,8 @@ class Document:
     """Training text in its three parts; ``text`` is their concatenation.
 
     ``ended`` says that the text is whole, so that training ends it with EOS; a sample that a model was not allowed to
-    finish is not. Each part is tokenized by itself, so the tokens of an evaluation prompt (``header + body``) or of the generation
-    header are always a prefix of the training tokens. No part is ever stripped.
+    finish is not. Each part is tokenized by itself, so the tokens of an evaluation prompt (``header + body``) or of
+    the generation header are always a prefix of the training tokens. No part is ever stripped.
     """
 
     header: str

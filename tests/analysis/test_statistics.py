@@ -227,7 +227,8 @@ def test_ece_estimate_is_that_of_the_metric(seed: int, n: int, bins: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("n", "power", "truth"), [(300, 1.0, 0.0), (300, 2.0, 1 / 6), (1000, 1.0, 0.0), (1000, 1.3, None)]
+    ("n", "power", "truth"),
+    [(300, 1.0, 0.0), (300, 2.0, 1 / 6), (1000, 1.0, 0.0), (1000, 1.3, None), (64, 1.0, 0.0), (64, 1.3, None)],
 )
 def test_ece_intervals_hold_the_truth(n: int, power: float, truth: float | None) -> None:
     """Also that of a calibrated model, whose estimate is always above it (up to 0.05 at 300 items)."""
@@ -242,7 +243,7 @@ def test_ece_intervals_hold_the_truth(n: int, power: float, truth: float | None)
         score = (rng.random(n) < confidence**power).astype(float)
         interval = ece_interval([confidence], [score], trial, resamples=200)
         hits += interval.low - 1e-9 <= expected <= interval.high + 1e-9
-    assert hits / 200 >= 0.9
+    assert hits / 200 >= (0.9 if n >= 300 else 0.85)
 
 
 def _coverage(shared: bool, seeds: int, trials: int, n: int = 200) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -85,11 +84,8 @@ def test_nfd_is_the_nq_open_variant() -> None:
 
 
 @pytest.fixture(scope="module")
-def squad_questions() -> list[dict]:
-    root = os.environ.get("SYNTHMIX_DATA")
-    if not root:
-        pytest.skip("SYNTHMIX_DATA is not set")
-    articles = json.loads((Path(root) / "squad_v2" / "dev-v2.0.json").read_text())["data"]
+def squad_questions(real_data: Path) -> list[dict]:
+    articles = json.loads((real_data / "squad_v2" / "dev-v2.0.json").read_text())["data"]
     return [qa for article in articles for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
 
 

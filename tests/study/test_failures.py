@@ -194,6 +194,12 @@ def test_a_frozen_plan_runs_from_anywhere_and_only_as_it_was_frozen(
     monkeypatch.chdir(elsewhere)
     assert in_process("cell", str(plan), "--index", "0")[0] == 0
     assert len(list(workplace.glob("runs/cells/*/result.json"))) == 1 and not (elsewhere / "runs").exists()
+    torn = elsewhere / "plan.json"
+    shutil.copy(plan.parent / "study.yaml", elsewhere)
+    for content in ("{", "[]", '{"cells": 3}'):
+        torn.write_text(content)
+        status, said = in_process("cell", str(torn), "--index", "0")
+        assert status == 2 and "not a plan (" in said, said
     model = elsewhere / "configs/model/tiny.yaml"
     model.write_text(model.read_text() + "revision: other\n")
     status, said = in_process("cell", str(plan), "--index", "1")
