@@ -11,7 +11,7 @@ import synthmix
 
 PACKAGE = Path(synthmix.__file__).parent
 ROOMS = [
-    "errors", "keys", "files", "config", "metrics", "tasks", "data", "models", "generation", "evaluation", "callbacks",
+    "errors", "keys", "files", "config", "metrics", "statistics", "tasks", "data", "models", "generation", "evaluation", "callbacks",
     "study", "analysis", "cli",
 ]  # fmt: skip
 #: config checks names of tasks when a study is loaded; nothing of a task's content flows back.

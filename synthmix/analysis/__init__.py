@@ -8,30 +8,5 @@
 from synthmix.analysis.conditions import Analysis
 from synthmix.analysis.load import StudyData, load_study
 from synthmix.analysis.report import write_report
-from synthmix.analysis.statistics import (
-    Difference,
-    Interval,
-    bonferroni,
-    ece_interval,
-    hierarchical_bootstrap,
-    mcnemar,
-    paired_difference,
-    paired_t,
-    wilson,
-)
 
-__all__ = [
-    "Analysis",
-    "Difference",
-    "Interval",
-    "StudyData",
-    "bonferroni",
-    "ece_interval",
-    "hierarchical_bootstrap",
-    "load_study",
-    "mcnemar",
-    "paired_difference",
-    "paired_t",
-    "wilson",
-    "write_report",
-]
+__all__ = ["Analysis", "StudyData", "load_study", "write_report"]

@@ -22,7 +22,7 @@ from scipy import stats
 from synthmix.analysis.conditions import CONDITION, CONTROL_MODE, ENDS, Analysis, of
 from synthmix.analysis.load import StudyData
 from synthmix.analysis.printing import CELL, SEEDS, Column, Table, make_table
-from synthmix.analysis.statistics import CROSSED, LEVEL, Array, Interval, wilson
+from synthmix.statistics import CROSSED, LEVEL, Array, Interval, wilson
 from synthmix.tasks.nli import TWO_WAY, two_way
 
 #: The split that holds the blind spot.
@@ -52,7 +52,7 @@ def contrast(tables: Sequence[Array], signs: Sequence[float], level: float = LEV
     With one seed this is Welch's interval (of a difference of two tables): it is about these runs, on other items. With
     several, the squared error is that of the seeds' contrasts plus what the choice of each table's items adds, which
     the seeds share: ``MS_items / size`` less the rest that the first term holds already. For a single table that is
-    :func:`synthmix.analysis.statistics.crossed_error`; degrees of freedom are Satterthwaite's. A table whose entries are
+    :func:`synthmix.statistics.crossed_error`; degrees of freedom are Satterthwaite's. A table whose entries are
     all alike shows no spread: Wilson's bound on the rate of others takes its place, as elsewhere.
 
     Raises:

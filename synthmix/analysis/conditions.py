@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from synthmix.analysis.load import StudyData
-from synthmix.analysis.statistics import (
+from synthmix.config import CONFIDENCES
+from synthmix.metrics import ReliabilityBins, reliability_bins
+from synthmix.statistics import (
     RESAMPLES,
     Array,
     Interval,
@@ -21,8 +23,6 @@ from synthmix.analysis.statistics import (
     hierarchical_bootstrap,
     paired_difference,
 )
-from synthmix.config import CONFIDENCES
-from synthmix.metrics import ReliabilityBins, reliability_bins
 
 CONDITION = ["model", "task", "mode", "proportion", "iteration"]
 #: Item columns that hold a confidence; ``confidence`` is the one behind the headline ECE.

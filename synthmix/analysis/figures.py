@@ -2,119 +2,41 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from synthmix.analysis.conditions import Analysis, label, of, off_nominal, percent, realised, trained_longer
+from synthmix.analysis.conditions import Analysis, of, off_nominal, percent, realised, trained_longer
+from synthmix.analysis.drawing import (
+    WIDTH,
+    Figure,
+    Panel,
+    draw,
+    errorbar,
+    groups,
+    looks_of,
+    panels_and_lines,
+    share_axis,
+    slug,
+    title_of,
+    uncertainty,
+    varying,
+)
 from synthmix.analysis.svg import INK, Look, canvas, look, to_svg
 from synthmix.analysis.tables import of_iterations
 from synthmix.metrics import ReliabilityBins
 
-#: More lines than this in one panel, and the panel is split by the next column.
-MAX_LINES = 6
 #: A reliability bin with fewer items is drawn hollow.
 FEW_ITEMS = 10
-WIDTH, HEIGHT = 3.5, 2.6  # inches
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One drawing: ``title`` says which part of the study, ``svg`` is an element without external references."""
-
-    name: str
-    title: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the report: panels that a page may wrap, one legend for all, one caption."""
-
-    name: str
-    title: str
-    caption: str
-    panels: Sequence[Panel]
-    legend: Sequence[tuple[str, Look]]
-    columns: int = 3  #: panels side by side on a wide page
 
 
 def all_figures(analysis: Analysis) -> list[Figure]:
     """Every figure that the study has data for, in the report's order."""
     makers = (score_figure, iterations_figure, reliability_figure, diversity_figure, timings_figure)
     return [figure for figure in (make(analysis) for make in makers) if figure is not None]
-
-
-# -- shared ---------------------------------------------------------------------------------------------------------
-
-
-def _draw(name: str, title: str, paint: Callable[[Axes], None], label_text: str) -> Panel:
-    with canvas(WIDTH, HEIGHT) as figure:
-        axes = figure.subplots()
-        paint(axes)
-        return Panel(name, title, to_svg(figure, name, label_text))
-
-
-def _slug(*parts: object) -> str:
-    return "-".join(re.sub(r"[^a-z0-9]+", "-", str(part).lower()).strip("-") for part in parts)
-
-
-def _varying(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    return [column for column in columns if frame[column].nunique() > 1]
-
-
-def _panels_and_lines(frame: pd.DataFrame, lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which columns tell panels apart (task first) and which tell lines apart, with few lines a panel."""
-    panel, rest = ["task"], list(lines)
-    while rest and max(len(g.drop_duplicates(rest)) for _, g in frame.groupby(panel)) > MAX_LINES:
-        panel.append(rest.pop(0))
-    return [c for c in panel if c == "task" or c in _varying(frame, lines)], _varying(frame, rest) or ["iteration"]
-
-
-def _groups(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[tuple[object, ...], pd.DataFrame]]:
-    for key, group in frame.groupby(list(columns), sort=False):
-        yield tuple(key), group
-
-
-def _looks(frame: pd.DataFrame, lines: Sequence[str]) -> dict[tuple[object, ...], Look]:
-    keys = dict.fromkeys(tuple(row) for row in frame[list(lines)].itertuples(index=False))
-    return {key: look(i) for i, key in enumerate(keys)}
-
-
-def _errorbar(axes: Axes, x: np.ndarray, rows: pd.DataFrame, y: str, mark: Look, scale: float = 1.0) -> None:
-    middle, low, high = (scale * rows[f"{y}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
-    # An interval whose bias was moved back may end a hair beside its estimate; a bar cannot have a negative length.
-    bars = np.clip([middle - low, high - middle], 0, None)
-    axes.errorbar(
-        x, middle, yerr=bars, color=mark.color, marker=mark.marker, linestyle=mark.style, elinewidth=1, capsize=2.5
-    )
-
-
-def _share_axis(axes: Axes, frame: pd.DataFrame) -> None:
-    """The same x axis in every panel: the study's shares, also where a panel has only some of them."""
-    top = 100 * frame.proportion.max()
-    axes.set(xticks=sorted(set(100 * frame.proportion)), xlim=(-0.06 * top - 1, 1.06 * top + 1))
-
-
-def _title(key: Sequence[object], columns: Sequence[str]) -> str:
-    return label(dict(zip(columns, key, strict=True)), columns)
-
-
-def uncertainty(frame: pd.DataFrame) -> str:
-    """What the intervals of a frame of conditions cover, from its number of seeds."""
-    seeds = sorted({int(n) for n in frame.n_seeds})
-    if seeds == [1]:
-        return "One seed only: the intervals cover the choice of test items, not variation between training runs."
-    span = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return (
-        f"{span} seeds: the intervals cover the choice of test items and, as far as so few seeds can show it,"
-        " variation between training runs."
-    )
 
 
 # -- score against the synthetic share ------------------------------------------------------------------------------
@@ -125,26 +47,26 @@ def score_figure(analysis: Analysis) -> Figure | None:
     frame = with_control(of_iterations(analysis.conditions))
     if frame.empty:
         return None
-    by_panel, by_line = _panels_and_lines(frame, ["model", "mode", "iteration"])
-    looks = _looks(frame, by_line)
+    by_panel, by_line = panels_and_lines(frame, ["model", "mode", "iteration"])
+    looks = looks_of(frame, by_line)
     nominal = "nominal " if len(off_nominal(frame)) else ""
     panels = []
-    for key, group in _groups(frame, by_panel):
-        title = _title(key, by_panel)
+    for key, group in groups(frame, by_panel):
+        title = title_of(key, by_panel)
 
         def paint(axes: Axes, group: pd.DataFrame = group) -> None:
-            lines = list(_groups(group, by_line))
+            lines = list(groups(group, by_line))
             for position, (line, rows) in enumerate(lines):
                 rows = rows.sort_values("proportion")
                 # Beside each other, so that no bar hides another: together 3 % of the axis.
                 shift = 3 * group.proportion.max() * (position / max(1, len(lines) - 1) - 0.5 * (len(lines) > 1))
-                _errorbar(axes, 100 * rows.proportion.to_numpy() + shift, rows, "score", looks[line], 100)
+                errorbar(axes, 100 * rows.proportion.to_numpy() + shift, rows, "score", looks[line], 100)
             _baseline(axes, analysis.conditions, group)
             axes.set(xlabel=f"{nominal}synthetic share of the training set, %", ylabel=f"{group.metric.iloc[0]}, %")
-            _share_axis(axes, frame)
+            share_axis(axes, frame)
 
-        panels.append(_draw(_slug("score", *key), title, paint, f"Score against the synthetic share: {title}"))
-    legend = [(_title(key, by_line), mark) for key, mark in looks.items()]
+        panels.append(draw(slug("score", *key), title, paint, f"Score against the synthetic share: {title}"))
+    legend = [(title_of(key, by_line), mark) for key, mark in looks.items()]
     return Figure("score", "Score against the synthetic share", _score_caption(analysis, frame), panels, legend)
 
 
@@ -205,12 +127,12 @@ def iterations_figure(analysis: Analysis) -> Figure | None:
         return None
     shares = sorted(set(chains.proportion))
     looks = {0.0: look(-1)} | {p: look(i) for i, p in enumerate(p for p in shares if p)}
-    by_panel = ["task", *_varying(chains, ["model", "mode"])]
+    by_panel = ["task", *varying(chains, ["model", "mode"])]
     panels = []
-    for key, group in _groups(with_control(chains) if "mode" in by_panel else chains, by_panel):
+    for key, group in groups(with_control(chains) if "mode" in by_panel else chains, by_panel):
         start = of(conditions, model=group.model.iloc[0], task=group.task.iloc[0], iteration=0)
         for column, scale, unit in (("score", 100, f"{group.metric.iloc[0]}, %"), ("ece", 1, "ECE")):
-            title = f"{_title(key, by_panel)}: {'ECE' if column == 'ece' else group.metric.iloc[0]}"
+            title = f"{title_of(key, by_panel)}: {'ECE' if column == 'ece' else group.metric.iloc[0]}"
 
             def paint(
                 axes: Axes, group: pd.DataFrame = group, start: pd.DataFrame = start,
@@ -220,7 +142,7 @@ def iterations_figure(analysis: Analysis) -> Figure | None:
                 axes.set(xlabel="iteration", ylabel=unit)
                 axes.set_ylim(bottom=0 if column == "ece" else None)
 
-            panels.append(_draw(_slug("iterations", column, *key), title, paint, f"By iteration, {title}"))
+            panels.append(draw(slug("iterations", column, *key), title, paint, f"By iteration, {title}"))
     legend = [(f"{percent(p)} %" + (" (control)" if p == 0 else ""), looks[p]) for p in shares]
     return Figure("iterations", "Score and calibration over iterations", _chain_caption(chains), panels, legend, 2)
 
@@ -234,7 +156,7 @@ def _paint_chains(
         shift = 0.16 * (position / max(1, len(shares) - 1) - 0.5) if len(shares) > 1 else 0.0
         # The baseline is one point, whatever the share: only what comes after it is moved aside.
         x = rows.iteration.to_numpy(dtype=float)
-        _errorbar(axes, x + shift * (x > 0), rows, column, looks[share], scale)
+        errorbar(axes, x + shift * (x > 0), rows, column, looks[share], scale)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -264,7 +186,7 @@ def reliability_figure(analysis: Analysis) -> Figure | None:
     if conditions.empty:
         return None
     panels, few, used = [], 0, set()
-    for key, group in _groups(conditions, ["task", "model"]):
+    for key, group in groups(conditions, ["task", "model"]):
         chosen = _reliability_conditions(group)
         drawn = [(role, bins) for role, row in chosen if (bins := analysis.reliability(row)) is not None]
         if not drawn:
@@ -275,8 +197,8 @@ def reliability_figure(analysis: Analysis) -> Figure | None:
         with canvas(WIDTH, 3.5) as figure:
             top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
             _paint_reliability(top, bottom, drawn)
-            svg = to_svg(figure, _slug("reliability", *key), f"Reliability diagram: {title}")
-        panels.append(Panel(_slug("reliability", *key), title, svg))
+            svg = to_svg(figure, slug("reliability", *key), f"Reliability diagram: {title}")
+        panels.append(Panel(slug("reliability", *key), title, svg))
     if not panels:
         return None
     legend = [(role, mark) for role, mark in _ROLES.items() if role in used]
@@ -332,18 +254,18 @@ def diversity_figure(analysis: Analysis) -> Figure | None:
     if not measures:
         return None
     frame = frame[frame[measures[0]].notna()]
-    by_panel = ["task", *_varying(frame, ["model"])]
+    by_panel = ["task", *varying(frame, ["model"])]
     chains = with_control(of_iterations(frame))
-    by_line = [*_varying(chains, ["mode"]), "iteration"] if len(chains) else ["iteration"]
+    by_line = [*varying(chains, ["mode"]), "iteration"] if len(chains) else ["iteration"]
     frame = pd.concat([of(frame, iteration=0), chains])
-    looks = {key: look(-1) if key[-1] == 0 else look(i - 1) for i, key in enumerate(_looks(frame, by_line))}
+    looks = {key: look(-1) if key[-1] == 0 else look(i - 1) for i, key in enumerate(looks_of(frame, by_line))}
     panels = []
-    for key, group in _groups(frame, by_panel):
+    for key, group in groups(frame, by_panel):
         for measure in measures:
-            title = f"{_title(key, by_panel)}: {_DIVERSITY[measure]}"
+            title = f"{title_of(key, by_panel)}: {_DIVERSITY[measure]}"
 
             def paint(axes: Axes, group: pd.DataFrame = group, measure: str = measure) -> None:
-                for line, rows in _groups(group, by_line):
+                for line, rows in groups(group, by_line):
                     rows, mark = rows.sort_values("proportion"), looks[line]
                     axes.plot(
                         100 * rows.proportion, rows[measure], color=mark.color, marker=mark.marker, linestyle=mark.style
@@ -351,10 +273,10 @@ def diversity_figure(analysis: Analysis) -> Figure | None:
                 axes.set(xlabel="synthetic share the writer was trained on, %", ylabel=_DIVERSITY[measure])
                 axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))
                 axes.yaxis.set_major_locator(MaxNLocator(5))
-                _share_axis(axes, frame)
+                share_axis(axes, frame)
 
-            panels.append(_draw(_slug("diversity", measure, *key), title, paint, f"Diversity, {title}"))
-    legend = [(_title(key, by_line) + (" (phase 0)" if key[-1] == 0 else ""), mark) for key, mark in looks.items()]
+            panels.append(draw(slug("diversity", measure, *key), title, paint, f"Diversity, {title}"))
+    legend = [(title_of(key, by_line) + (" (phase 0)" if key[-1] == 0 else ""), mark) for key, mark in looks.items()]
     samples = frame.diversity_n.min() if "diversity_n" in frame else float("nan")
     size = "" if np.isnan(samples) else f" over {samples:.0f} texts a cell"
     caption = (

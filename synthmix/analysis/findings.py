@@ -17,7 +17,7 @@ from synthmix.analysis.tables import WELL_PLACED, of_iterations
 #: Sentences on single conditions, at most; the tables have the rest.
 MAX_SENTENCES = 6
 ALPHA = 0.05
-#: Simulated size, in percent, of the test with so few seeds; see :mod:`synthmix.analysis.statistics`.
+#: Simulated size, in percent, of the test with so few seeds; see :mod:`synthmix.statistics`.
 ERRS = {2: 14, 3: 8}
 #: What was cut -> the columns of ``cells`` that count it; early warnings and probes rest on what they cut, too.
 _CUT = {

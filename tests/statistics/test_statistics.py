@@ -17,7 +17,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from synthmix import keys
-from synthmix.analysis.statistics import (
+from synthmix.metrics import expected_calibration_error
+from synthmix.statistics import (
     bonferroni,
     crossed_error,
     ece_interval,
@@ -27,7 +28,6 @@ from synthmix.analysis.statistics import (
     paired_t,
     wilson,
 )
-from synthmix.metrics import expected_calibration_error
 
 
 def coin(name: object, *shape: int, p: float = 0.6) -> np.ndarray:
