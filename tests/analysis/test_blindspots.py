@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from synthmix.analysis import Analysis, StudyData, load_study, wilson
+from synthmix.analysis import Analysis, StudyData, load_study
 from synthmix.analysis.blindspots import COLUMNS, MEASURES, _ends, _side, blind_spot_tables, blind_spots, contrast
 from synthmix.analysis.conditions import CONDITION, of
 from synthmix.analysis.printing import show
-from synthmix.statistics import crossed_error
+from synthmix.statistics import crossed_error, wilson
 
 #: Three heuristics, each with a subcase of either label; 20 items a subcase, 90 test items.
 SUBCASES = [(h, f"{h[0]}{half[0]}_x", half) for h in ("overlap", "sub", "tree") for half in ("entailment", "non-entailment")]  # fmt: skip
