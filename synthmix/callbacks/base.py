@@ -50,4 +50,4 @@ class CellCallback(L.Callback):
         """Called once the pool is written, with its texts and the external training texts, both without headers."""
 
     def on_cell_end(self, cell: CellContext) -> None:
-        """Called last, once every number of the cell is logged."""
+        """Called last, once the cell is done: its result is on the disk."""

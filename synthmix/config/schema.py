@@ -175,6 +175,7 @@ class WandbConfig:
     mode: str = _key("auto", "auto: online with a key, else offline", choices=("auto", "online", "offline", "disabled"))
     project: str = _key("synthmix", "project")
     entity: str | None = _key(None, "entity")
+    timeout: float = _key(30.0, "how long sending a run may take; no cell waits for it", "seconds")
 
 
 @dataclass

@@ -12,29 +12,78 @@ Resamples are keyed (:mod:`synthmix.keys`), so an interval is the same wherever 
 
 from synthmix.statistics.differences import (
     CROSSED,
+    MODERATED,
     Difference,
-    crossed_error,
+    Paired,
+    cohens_d,
+    difference,
     mcnemar,
     paired_difference,
     paired_t,
 )
-from synthmix.statistics.families import bonferroni
-from synthmix.statistics.intervals import LEVEL, Interval, ece_interval, hierarchical_bootstrap, wilson
-from synthmix.statistics.resampling import RESAMPLES, Array
+from synthmix.statistics.equivalence import (
+    MARGIN_POINTS,
+    MARGIN_RELATIVE,
+    Spread,
+    deciding_error,
+    tost,
+    verdict,
+)
+from synthmix.statistics.families import (
+    benjamini_hochberg,
+    bonferroni,
+    holm,
+)
+from synthmix.statistics.intervals import (
+    LEVEL,
+    Interval,
+    ece_interval,
+    hierarchical_bootstrap,
+    mean_interval,
+    wilson,
+)
+from synthmix.statistics.moderation import (
+    Crossed,
+    SeedNoise,
+    crossed,
+    crossed_error,
+    seed_noise,
+)
+from synthmix.statistics.resampling import (
+    RESAMPLES,
+    Array,
+)
 
 __all__ = [
-    "CROSSED",
-    "LEVEL",
-    "RESAMPLES",
     "Array",
+    "CROSSED",
+    "Crossed",
     "Difference",
     "Interval",
+    "LEVEL",
+    "MARGIN_POINTS",
+    "MARGIN_RELATIVE",
+    "MODERATED",
+    "Paired",
+    "RESAMPLES",
+    "SeedNoise",
+    "Spread",
+    "benjamini_hochberg",
     "bonferroni",
+    "cohens_d",
+    "crossed",
     "crossed_error",
+    "deciding_error",
+    "difference",
     "ece_interval",
     "hierarchical_bootstrap",
+    "holm",
     "mcnemar",
+    "mean_interval",
     "paired_difference",
     "paired_t",
+    "seed_noise",
+    "tost",
+    "verdict",
     "wilson",
 ]

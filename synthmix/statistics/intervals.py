@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from synthmix.statistics.moderation import SeedNoise, crossed
 from synthmix.statistics.resampling import RESAMPLES, Array, checked, resample
 
 LEVEL = 0.95
@@ -81,6 +82,35 @@ def hierarchical_bootstrap(
     return percentiles(estimate, draws, n, len(rows), level)
 
 
+def student(
+    estimate: float, error: float, freedom: float, n: int, seeds: int, method: str, level: float = LEVEL
+) -> Interval:
+    """Student's t interval from a standard error and its degrees of freedom."""
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    return Interval(estimate, estimate - half, estimate + half, n, seeds, method, error)
+
+
+def mean_interval(
+    scores: Sequence[Array],
+    *key: Any,
+    shared_items: bool = True,
+    noise: SeedNoise | None = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of a mean score in [0, 1]: Student's t with seeds and items random; with one seed, a bootstrap over items.
+
+    With other items in every seed, or scores that are all 0 or all 1, it is that of :func:`hierarchical_bootstrap`.
+    """
+    rows = checked(scores, shared_items)
+    merged = np.concatenate(rows)
+    if len(rows) < 2 or not shared_items or len(rows[0]) < 2 or merged.min() == merged.max():
+        return hierarchical_bootstrap(rows, *key, shared_items=shared_items, resamples=resamples, level=level)
+    table = crossed(np.stack(rows))
+    found = student(table.mean, *table.error(noise), len(rows[0]), len(rows), "t, seeds and items random", level)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+
+
 def ece_interval(
     confidence: Sequence[Array],
     score: Sequence[Array],
@@ -99,15 +129,10 @@ def ece_interval(
     300 items or more, a calibrated model's 0 included (88 % at the worst with 64 items); see the tests.
     """
     blocks = [_gaps(c, s, bins) for c, s in zip(confidence, score, strict=True)]
-    estimate = float(np.mean([np.abs(block.mean(axis=1)).sum() for block in blocks]))
-
-    def resampled(rows: Sequence[Array], *name: str) -> Array:
-        draws = resample(rows, (*key, *name), shared_items, resamples, lambda m: np.abs(m).sum(-1, keepdims=True))
-        return draws[:, 0]
-
-    draws = resampled(blocks)
-    found = percentiles(estimate, draws, min(len(c) for c in confidence), len(blocks), level)
-    null = resampled([block - block.mean(axis=1, keepdims=True) for block in blocks], "calibrated")
+    estimate = float(np.mean([_binned(block.mean(axis=1), bins)[0] for block in blocks]))
+    draws, null = resample(blocks, key, shared_items, resamples, lambda means: _binned(means, bins)).T
+    items = min(int(block[-1].sum()) for block in blocks)
+    found = percentiles(estimate, draws, items, len(blocks), level)
     calibrated = estimate <= np.quantile(null, (1 + level) / 2)
     low = 0.0 if calibrated else min(estimate, max(0.0, 2 * estimate - found.high))
     high = max(estimate, min(1.0, estimate + found.high - float(draws.mean())))
@@ -115,12 +140,21 @@ def ece_interval(
 
 
 def _gaps(confidence: Array, score: Array, bins: int) -> Array:
-    """``(bins, n)``: score - confidence of item i in the row of its bin. The ECE is the sum of |row means|."""
+    """``(2 bins + 1, n)``: score - confidence of item i in the row of its bin; the same with each bin's mean taken off, as
+    if the model were calibrated; and whether item i has a confidence. The ECE is :func:`_binned` of the row means."""
     confidence, score = np.asarray(confidence, dtype=np.float64), np.asarray(score, dtype=np.float64)
-    index = np.searchsorted(np.arange(1, bins) / bins, confidence, side="right")
+    known = ~np.isnan(confidence)
+    index = np.searchsorted(np.arange(1, bins) / bins, confidence[known], side="right")
     rows = np.zeros((bins, len(confidence)))
-    rows[index, np.arange(len(confidence))] = score - confidence
-    return rows
+    rows[index, np.flatnonzero(known)] = (score - confidence)[known]
+    calibrated = (rows - rows.sum(axis=1, keepdims=True) / known.sum()) * known
+    return np.concatenate([rows, calibrated, known[None]])
+
+
+def _binned(means: Array, bins: int) -> Array:
+    """From row means ``(..., 2 bins + 1)`` of :func:`_gaps` to the two calibration errors, ``(..., 2)``."""
+    sums = np.abs(means[..., :-1]).reshape(*means.shape[:-1], 2, bins).sum(axis=-1)
+    return sums / np.maximum(means[..., -1:], 1e-300)
 
 
 def percentiles(estimate: float, draws: Array, n: int, seeds: int, level: float) -> Interval:

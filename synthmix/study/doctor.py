@@ -83,7 +83,7 @@ def _wandb() -> str:
     return (
         "a key is at hand: runs go online (wandb.mode: auto)"
         if online
-        else "no key: runs stay offline; wandb sync later"
+        else "no key: runs stay offline; synthmix wandb-sync STUDY later"
     )
 
 

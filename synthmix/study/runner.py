@@ -232,7 +232,7 @@ class _Run:
             return
         frame = pd.DataFrame(read_jsonl_prefix(lines))  # pandas' own reader rounds floats
         temporary = table.with_suffix(".parquet.tmp")
-        frame.to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False, write_page_checksum=True)  # a flipped bit is found when it is read
         temporary.replace(table)
         lines.unlink()
 
@@ -302,9 +302,9 @@ class _Run:
             "versions": versions(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        for callback in self.callbacks:
-            callback.on_cell_end(context)
         write_json(self.folder / "result.json", result)
+        for callback in self.callbacks:  # the cell is done, whatever becomes of its copy on W&B
+            callback.on_cell_end(context)
         self.reporter.line(summary_line(result, seconds))
 
     @contextmanager

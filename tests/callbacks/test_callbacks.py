@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import lightning as L
 import pytest
 import torch
 
-from synthmix.callbacks import CalibrationLogger, CellContext, DiversityLogger, EarlyWarning, JsonlLogger, WandbReplay
+from synthmix.callbacks import CalibrationLogger, CellContext, DiversityLogger, EarlyWarning, JsonlLogger
 from synthmix.callbacks.wandb import resolve_mode
-from synthmix.config import MonitoringConfig, WandbConfig
+from synthmix.config import MonitoringConfig
 from synthmix.files import read_jsonl_prefix
 from synthmix.metrics import expected_calibration_error
 
@@ -124,56 +122,6 @@ def test_every_number_is_on_record(tmp_path: Path) -> None:
     first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert (first["phase"], first["step"], first["iteration"], first["train/loss"]) == ("train", 3, 2, 1.5)
     assert (second["phase"], second["step"], second["eval/test_score"]) == ("evaluate", None, 0.5)
-
-
-def test_replay_to_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real offline run: its file is read back with W&B's own reader."""
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    logger = JsonlLogger(tmp_path / "metrics.jsonl", iteration=1)
-    logger.log_metrics({"train|device/items_per_sec": 8.0, "train/samples": 32.0}, step=1)  # the throughput's own line
-    logger.log_metrics({"train/loss": 9.0}, step=1)
-    logger.log_metrics({"train/loss": 2.0}, step=1)  # after a resume: the later line counts
-    logger.write("evaluate", {"calibration/test_ece": 0.25})
-    WandbReplay(WandbConfig(mode="offline")).on_cell_end(context(tmp_path, {}))
-    (run,) = (tmp_path / "wandb").glob("offline-run-*/run-abc.wandb")
-    deadline = time.monotonic() + 30  # a service of its own writes the file
-    while not (found := read_run(run))[1] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    history, group = found
-    assert group == "m.t.replace-30.it1"
-    assert [(h["train/loss"], h["train/samples"]) for h in history if "train/loss" in h] == [(2.0, 32.0)]
-    assert [(h["calibration/test_ece"], h["iteration"]) for h in history if "calibration/test_ece" in h] == [(0.25, 1)]
-
-
-def records(data: bytes) -> list[bytes]:
-    """The records of a run file: LevelDB's log format (32 KiB blocks of checksum, length, type) after seven bytes."""
-    found, part, position = [], b"", 7
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
-        part += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a full record, or the last piece of one
-            found.append(part)
-            part = b""
-    return found
-
-
-def read_run(path: Path) -> tuple[list[dict[str, Any]], str]:
-    from wandb.proto import wandb_internal_pb2 as proto
-
-    history: list[dict[str, Any]] = []
-    group = ""
-    for data in records(path.read_bytes()):
-        record = proto.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            history.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item})
-        if record.WhichOneof("record_type") == "run":
-            group = group or record.run.run_group  # later records of the run are updates
-    return history, group
 
 
 def test_mode_follows_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

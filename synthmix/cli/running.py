@@ -1,0 +1,152 @@
+"""Commands that plan and run: plan, run, cell, status."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthmix.cli.opening import load_plan, make_console, open_study
+from synthmix.cli.reading import wandb_summary, write_study_report
+from synthmix.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from synthmix.study.cells import Plan
+    from synthmix.study.store import Store
+
+
+def plan(options: argparse.Namespace) -> int:
+    from synthmix.study.overview import print_plan
+
+    plan, store = open_study(options)
+    print_plan(plan, store, make_console())
+    if not options.dry_run:
+        print(f"Plan frozen: {store.freeze(plan)}")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    from synthmix.study.walk import clear_failures
+
+    plan, store = open_study(options)
+    _check_weights(plan)
+    frozen = store.freeze(plan)
+    again = clear_failures(plan, store)
+    console = make_console()
+    done = sum(map(store.is_done, plan.cells))
+    console.print(
+        f"study {plan.config.name}: {len(plan.cells)} cells, {done} done"
+        + (f", {again} failed before and tried again" if again else ""),
+        highlight=False,
+    )
+    if any(store.needs(cell, plan) for cell in plan.cells):
+        _run_cells(plan, store, frozen, console)
+    return _finish(plan, store, console)
+
+
+def _run_cells(plan: Plan, store: Store, frozen: Path, console: Console) -> None:
+    from synthmix.study.reporting import LogReporter, TerminalReporter, make_progress
+    from synthmix.study.walk import make_runner, walk
+    from synthmix.study.workers import run_workers, threads_per_worker, worker_command
+
+    if plan.config.workers > 1:
+        status = run_workers(plan, store, worker_command(frozen), console)
+        if status:
+            log = store.study_folder(plan.config.name) / "workers.log"
+            raise UserError(f"a worker ended with status {status}; its last words are in {log}:\n{_tail(log)}")
+    elif console.is_terminal:
+        with make_progress(console) as progress:
+            reporter = TerminalReporter(progress)
+            walk(plan, store, make_runner(plan, store, reporter, threads_per_worker(plan)).run, reporter)
+    else:
+        log_reporter = LogReporter()
+        walk(plan, store, make_runner(plan, store, log_reporter, threads_per_worker(plan)).run, log_reporter)
+
+
+def _tail(path: Path, lines: int = 5) -> str:
+    return "\n".join(f"  {line}" for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _finish(plan: Plan, store: Store, console: Console) -> int:
+    """Report, failures in words, exit status."""
+    from synthmix.study.overview import print_status
+
+    written = write_study_report(plan, store)
+    wandb_summary(plan, store, console)
+    counted = print_status(plan, store, console)
+    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+    failed = [failure for cell in plan.cells if (failure := store.failure(cell))]
+    if any(failure["user_error"] for failure in failed):
+        return UserError.exit_status
+    return 1 if counted["failed"] else 0
+
+
+def _check_weights(plan: Plan) -> None:
+    """Weights that cannot be had are found before anything is written."""
+    problems = []
+    for name, model in plan.models.items():
+        if model.source == "folder" and not (Path(model.id).expanduser() / "config.json").is_file():
+            problems.append(
+                f"models: {name}: id = {model.id!r}: no config.json there; expected a Hugging Face model folder"
+            )
+    problems += _device_problems(plan)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _device_problems(plan: Plan) -> list[str]:
+    if plan.hardware.accelerator != "gpu":
+        return []
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    return [f"hardware = {plan.hardware.name}: needs a CUDA device, but torch finds none here; hardware=cpu needs none"]
+
+
+def cell(options: argparse.Namespace) -> int:
+    from synthmix.study.reporting import LogReporter, Reporter, TerminalReporter, make_progress
+    from synthmix.study.walk import attempt, make_runner
+    from synthmix.study.workers import cores
+
+    plan, store = load_plan(options.plan)
+    if not 0 <= options.index < len(plan.cells):
+        raise ConfigError([f"--index {options.index}: the plan has cells 0 to {len(plan.cells) - 1}"])
+    cell = plan.cells[options.index]
+    state = store.state(cell, plan)
+    if state == "done":
+        print(f"{cell.name}: done")
+        return 0
+    if state in ("waiting", "blocked", "halted"):
+        raise UserError(f"{cell.name}: {state}; its parent is not done")
+    (store.folder(cell) / "failure.json").unlink(missing_ok=True)
+    console = make_console()
+    terminal = console.is_terminal
+    with make_progress(console) as progress:
+        reporter: Reporter = TerminalReporter(progress) if terminal else LogReporter()
+        runner = make_runner(plan, store, reporter, plan.hardware.threads or cores())
+        if not attempt(cell, plan, store, runner.run, reporter):
+            raise UserError(f"{cell.name}: another process runs it")
+    failure = store.failure(cell)
+    return 0 if failure is None else 2 if failure["user_error"] else 1
+
+
+def work(options: argparse.Namespace) -> int:
+    from synthmix.study.reporting import LogReporter
+    from synthmix.study.walk import make_runner, walk
+    from synthmix.study.workers import threads_per_worker, worker_reporter
+
+    reporter = worker_reporter() or LogReporter()
+    plan, store = load_plan(options.plan)
+    walk(plan, store, make_runner(plan, store, reporter, threads_per_worker(plan)).run, reporter)
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from synthmix.study.overview import print_status
+
+    plan, store = open_study(options)
+    print_status(plan, store, make_console())
+    return 0
