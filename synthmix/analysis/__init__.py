@@ -7,6 +7,8 @@
 
 from synthmix.analysis.conditions import Analysis
 from synthmix.analysis.load import StudyData, load_study
+from synthmix.analysis.loose_cells import load_cells
+from synthmix.analysis.record import write_record
 from synthmix.analysis.report import write_report
 
-__all__ = ["Analysis", "StudyData", "load_study", "write_report"]
+__all__ = ["Analysis", "StudyData", "load_cells", "load_study", "write_record", "write_report"]

@@ -11,28 +11,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from synthmix.analysis.comparisons import ENDS, compared, judge_family, named, nothing
 from synthmix.analysis.load import StudyData
 from synthmix.config import CONFIDENCES
 from synthmix.metrics import ReliabilityBins, reliability_bins
 from synthmix.statistics import (
     RESAMPLES,
     Array,
+    Crossed,
     Interval,
-    bonferroni,
+    Paired,
+    SeedNoise,
+    crossed,
+    difference,
     ece_interval,
-    hierarchical_bootstrap,
-    paired_difference,
+    mean_interval,
+    seed_noise,
 )
+from synthmix.statistics.equivalence import MARGIN_POINTS, MARGIN_RELATIVE
 
 CONDITION = ["model", "task", "mode", "proportion", "iteration"]
 #: Item columns that hold a confidence; ``confidence`` is the one behind the headline ECE.
 ESTIMATORS = ("confidence", *(f"confidence_{name}" for name in CONFIDENCES))
-#: An interval is three columns: ``score``, ``score_low``, ``score_high``.
-ENDS = ("", "_low", "_high")
 ALERTS = ("none", "warning", "critical")
 ITEM_COLUMNS = ("split", "item", "score", *ESTIMATORS)
 #: The control's mixing mode: with no synthetic data all modes but ``recursive`` are the same.
 CONTROL_MODE = "replace"
+
+#: What a condition is compared with: the 0 % chain at the same iteration, or the phase 0 model that it began from.
+CONTROLS = ("chain", "baseline")
 
 Key = tuple[Any, ...]
 
@@ -47,6 +54,9 @@ class Analysis:
         split: the items that are looked at: the test set, or one of a task's probes.
         group: only items of this group, as ``("answerable", "no")``; None: all.
         estimators: confidence columns whose ECE is computed.
+        control: what conditions are compared with, one of :data:`CONTROLS`.
+        margin: a difference of less counts as none, in the unit of the score; ``margin_relative`` as a share of the
+            control's score.
     """
 
     study: StudyData
@@ -54,6 +64,9 @@ class Analysis:
     split: str = "test"
     group: tuple[str, str] | None = None
     estimators: Sequence[str] = ESTIMATORS
+    control: str = "chain"
+    margin: float = MARGIN_POINTS
+    margin_relative: float = MARGIN_RELATIVE
 
     @property
     def bins(self) -> int:
@@ -80,19 +93,32 @@ class Analysis:
 
         Columns: ``model, task, mode, proportion, iteration, metric, parameters``; ``n_seeds, n_items, seeds``;
         ``score, score_low, score_high, score_method``; ``<confidence>_ece`` with ``_low`` and ``_high`` for every
-        estimator (nan where it does not exist), ``ece*`` being the headline's; ``difference*`` to the control, in
-        the unit of the score, ``relative*``, ``p_value, p_test, p_seeds, p_bonferroni, n_paired_seeds, control``
-        (``found``, ``missing``, ``self``, ``none``: a baseline has no control); ``alert`` (the worst of its seeds);
-        and means over seeds of every numeric column of ``cells``.
+        estimator (nan where it does not exist), ``ece*`` being the headline's; against the control, in the unit of
+        the score, ``difference*``, ``bootstrap*`` (the same by the hierarchical bootstrap), ``relative*``, ``p_value,
+        p_test, freedom, p_seeds`` (paired t-test over seeds), ``mcnemar`` (seeds in which it is below 0.05), ``d_z,
+        d_av``, ``p_equivalence*``, ``n_paired_seeds, n_paired_items, n_unpaired_items, control`` (``found``,
+        ``missing``, ``self``, ``none``: a baseline has no control) and the columns of
+        :func:`synthmix.analysis.comparisons.judge_family`; ``alert`` (the worst of its seeds); and means over seeds
+        of every numeric column of ``cells``.
         """
-        done = self.study.done
-        done = done[done["hash"].isin(list(self.items))]
-        rows = [self._row(key, group) for key, group in done.groupby(CONDITION, sort=True)]
-        if not rows:
+        keyed = {key: self._cells(key) for key in self._keys}
+        if not keyed:
             return pd.DataFrame(columns=[*CONDITION, "control", "p_value", "score", "ece", "n_seeds", "n_items"])
-        frame = pd.DataFrame(rows)
-        frame["p_bonferroni"] = bonferroni([float(p) for p in frame.p_value])
+        frame = pd.DataFrame([self._row(key, cells) for key, cells in keyed.items()])
+        frame = judge_family(frame, self.margin)
         return frame.sort_values(["task", "parameters", "model", "iteration", "mode", "proportion"], ignore_index=True)
+
+    @cached_property
+    def noise(self) -> SeedNoise | None:
+        """How much seeds differ in the study's comparisons; see :mod:`synthmix.statistics.moderation`."""
+        tables = {key: pair.crossed for key, pair in self._pairs.items() if pair is not None and pair.crossed}
+        return seed_noise(list(tables.values()), [self._control_key(key) for key in tables])
+
+    @cached_property
+    def level_noise(self) -> SeedNoise | None:
+        """How much seeds differ in the conditions' own scores."""
+        tables = [self._frames(self._cells(key)) for key in self._keys]
+        return seed_noise([table for frames in tables if (table := _crossed(frames)) is not None])
 
     @property
     def family(self) -> int:
@@ -101,7 +127,7 @@ class Analysis:
 
     def reliability(self, condition: pd.Series, estimator: str = "confidence") -> ReliabilityBins | None:
         """Reliability bins over all seeds of a condition; None where the estimator does not exist."""
-        frames = [self.items[str(h)] for h in self._cells(tuple(condition[CONDITION])).hash]
+        frames = self._frames(self._cells(tuple(condition[CONDITION])))
         frames = [f[f[estimator].notna()] for f in frames if estimator in f]
         if not any(len(f) for f in frames):
             return None
@@ -110,23 +136,36 @@ class Analysis:
 
     # -- one condition ----------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _done(self) -> pd.DataFrame:
+        """Finished cells that have items of this split and group, and their seeds in order."""
+        done = self.study.done
+        return done[done["hash"].isin(list(self.items))].sort_values("seed", kind="stable")
+
+    @cached_property
+    def _cells_by_key(self) -> dict[Key, pd.DataFrame]:
+        return {tuple(key): cells for key, cells in self._done.groupby(CONDITION, sort=True)}
+
+    @property
+    def _keys(self) -> list[Key]:
+        return list(self._cells_by_key)
+
     def _cells(self, key: Key) -> pd.DataFrame:
-        done = self.study.done[self.study.done["hash"].isin(list(self.items))]
-        mask = np.ones(len(done), dtype=bool)
-        for column, value in zip(CONDITION, key, strict=True):
-            mask &= (done[column] == value).to_numpy()
-        return done[mask].sort_values("seed")
+        return self._cells_by_key.get(key, self._done.iloc[:0])
+
+    def _frames(self, cells: pd.DataFrame) -> list[pd.DataFrame]:
+        return [self.items[str(h)] for h in cells["hash"]]
 
     def _row(self, key: Key, cells: pd.DataFrame) -> dict[str, Any]:
-        cells = cells.sort_values("seed")
-        frames = [self.items[str(h)] for h in cells.hash]
+        frames = self._frames(cells)
         row: dict[str, Any] = {str(k): v for k, v in cells.select_dtypes("number").mean().to_dict().items()}
         row |= dict(zip(CONDITION, key, strict=True))
         row |= {"metric": cells.metric.iloc[0], "parameters": cells.parameters.iloc[0], "seeds": list(cells.seed)}
-        score = hierarchical_bootstrap(
-            *_columns(frames, "score"), "score", *map(str, key), shared_items=_shared(frames), resamples=self.resamples
-        )
-        row |= _named("score", score)
+        score = mean_interval(
+            *_columns(frames, "score"), "score", *map(str, key),
+            shared_items=_shared(frames), noise=self.level_noise, resamples=self.resamples,
+        )  # fmt: skip
+        row |= named("score", score)
         row |= {"n_seeds": score.n_seeds, "n_items": score.n_items, "score_method": score.method}
         for estimator in self.estimators:
             name = "ece" if estimator == "confidence" else f"{estimator}_ece"
@@ -135,49 +174,82 @@ class Analysis:
             row |= (
                 {name + end: row["ece" + end] for end in ENDS}
                 if again
-                else _named(name, self._ece(frames, estimator, key))
+                else named(name, self._ece(frames, estimator, key))
             )
         if "alert_level" in cells:
             levels = [level for level in cells.alert_level if level in ALERTS]
             row["alert"] = max(levels, key=ALERTS.index) if levels else ""
-        return row | self._against_control(key, cells)
+        return row | self._against_control(key)
 
     def _ece(self, frames: Sequence[pd.DataFrame], estimator: str, key: Key) -> Interval | None:
-        known = [frame[frame[estimator].notna()] for frame in frames if estimator in frame]
-        if len(known) < len(frames) or not all(len(frame) for frame in known):
+        if not all(estimator in frame and frame[estimator].notna().any() for frame in frames):
             return None
-        confidence, score = _columns(known, estimator)[0], _columns(known, "score")[0]
+        confidence, score = _columns(frames, estimator)[0], _columns(frames, "score")[0]
         return ece_interval(
             confidence, score, "ece", estimator, *map(str, key),
-            bins=self.bins, shared_items=_shared(known), resamples=self.resamples,
+            bins=self.bins, shared_items=_shared(frames), resamples=self.resamples,
         )  # fmt: skip
 
-    def _against_control(self, key: Key, cells: pd.DataFrame) -> dict[str, Any]:
-        """The difference to the 0 % chain at the same iteration: same seeds, same items."""
-        model, task, mode, proportion, iteration = key
-        nothing = {"p_value": math.nan, "p_seeds": math.nan, "p_test": "", "n_paired_seeds": 0}
-        nothing |= _named("difference", None) | _named("relative", None)
+    def _against_control(self, key: Key) -> dict[str, Any]:
+        """The difference to the control: same seeds, same items."""
+        reference = self._control_key(key)
+        if isinstance(reference, str):
+            return nothing() | {"control": reference}
+        pair = self._pairs[key]
+        if pair is None:
+            return nothing() | {"control": "missing"}
+        found = difference(pair, "difference", *map(str, key), noise=self.noise, resamples=self.resamples)
+        counts = {"n_paired_seeds": pair.seeds, "n_paired_items": pair.items, "n_unpaired_items": self._unpaired[key]}
+        return nothing() | compared(found, self.margin, self.margin_relative) | counts | {"control": "found"}
+
+    def _control_key(self, key: Key) -> Key | str:
+        """The condition that another is compared with, or why there is none."""
+        model, task, _mode, proportion, iteration = key
         if iteration == 0:
-            return nothing | {"control": "none"}
-        if proportion == 0:
-            return nothing | {"control": "self"}
-        control = self._cells((model, task, CONTROL_MODE, 0.0, iteration))
-        pairs = cells.merge(control, on="seed", suffixes=("", "_control"))
-        if pairs.empty:
-            return nothing | {"control": "missing"}
-        both = [
-            self.items[str(a)].merge(self.items[str(b)], on="item", suffixes=("", "_control"))
-            for a, b in zip(pairs.hash, pairs.hash_control, strict=True)
-        ]
-        if not all(len(frame) for frame in both):
-            return nothing | {"control": "missing"}
-        found = paired_difference(
-            *_columns(both, "score", "score_control"), "difference", *map(str, key),
-            shared_items=_shared(both), resamples=self.resamples,
-        )  # fmt: skip
-        row = nothing | {"control": "found", "p_value": found.p_value, "p_test": found.test, "p_seeds": found.p_seeds}
-        row |= _named("difference", found.points) | _named("relative", found.relative)
-        return row | {"n_paired_seeds": len(pairs)}
+            return "none"
+        if self.control == "baseline":
+            return (model, task, "baseline", 0.0, 0)
+        return "self" if proportion == 0 else (model, task, CONTROL_MODE, 0.0, iteration)
+
+    @cached_property
+    def _pairs(self) -> dict[Key, Paired | None]:
+        """Scores of each condition beside its control's, on the items and seeds that both have."""
+        found: dict[Key, Paired | None] = {}
+        for key in self._keys:
+            reference = self._control_key(key)
+            if not isinstance(reference, str):
+                found[key] = self._pair(self._cells(key), self._cells(reference))
+        return found
+
+    def _pair(self, cells: pd.DataFrame, control: pd.DataFrame) -> Paired | None:
+        both = [joined for a, b in self._paired_hashes(cells, control) if len(joined := self._joined(a, b))]
+        if not both:
+            return None
+        ours, theirs = _columns(both, "score", "score_control")
+        return Paired(ours, theirs, _shared(both))
+
+    def _paired_hashes(self, cells: pd.DataFrame, control: pd.DataFrame) -> list[tuple[str, str]]:
+        theirs = dict(zip(control.seed, control["hash"], strict=True))
+        ours = zip(cells.seed, cells["hash"], strict=True)
+        return [(str(own), str(theirs[seed])) for seed, own in ours if seed in theirs]
+
+    def _joined(self, own: str, control: str) -> pd.DataFrame:
+        ours, theirs = self.items[own], self.items[control][["item", "score"]]
+        if ours.item.equals(theirs.item):
+            return ours[["item", "score"]].assign(score_control=theirs.score)
+        return ours[["item", "score"]].merge(theirs, on="item", suffixes=("", "_control"))
+
+    @cached_property
+    def _unpaired(self) -> dict[Key, int]:
+        """Items of a condition or its control that the other has not, over all seeds."""
+        counts = {}
+        for key in self._pairs:
+            hashes = self._paired_hashes(self._cells(key), self._cells(self._control_key(key)))  # type: ignore[arg-type]
+            counts[key] = sum(
+                0 if self.items[a].item.equals(self.items[b].item) else len(set(self.items[a].item) ^ set(self.items[b].item))
+                for a, b in hashes
+            )  # fmt: skip
+        return counts
 
 
 def realised(condition: pd.Series) -> float:
@@ -240,6 +312,8 @@ def _shared(frames: Sequence[pd.DataFrame]) -> bool:
     return all(len(f) == len(first) and np.array_equal(f.item.to_numpy(), first) for f in frames[1:])
 
 
-def _named(name: str, interval: Interval | None) -> dict[str, float]:
-    values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
-    return dict(zip((name + end for end in ENDS), values, strict=True))
+def _crossed(frames: Sequence[pd.DataFrame]) -> Crossed | None:
+    """Mean squares of a condition's scores; None where they have no seeds or items to tell apart."""
+    if len(frames) < 2 or not _shared(frames) or len(frames[0]) < 2:
+        return None
+    return crossed(np.stack(_columns(frames, "score")[0]))

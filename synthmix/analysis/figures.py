@@ -33,12 +33,6 @@ from synthmix.metrics import ReliabilityBins
 FEW_ITEMS = 10
 
 
-def all_figures(analysis: Analysis) -> list[Figure]:
-    """Every figure that the study has data for, in the report's order."""
-    makers = (score_figure, iterations_figure, reliability_figure, diversity_figure, timings_figure)
-    return [figure for figure in (make(analysis) for make in makers) if figure is not None]
-
-
 # -- score against the synthetic share ------------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from synthmix.analysis.conditions import Analysis
 from synthmix.analysis.load import StudyData
@@ -41,15 +40,15 @@ def _groups(study: StudyData) -> Iterator[tuple[str, str, str]]:
     """(split, group, value) of all groups of a study's items; one cell of each task tells."""
     seen: set[tuple[str, str, str]] = set()
     for _, cells in study.done.groupby("task"):
-        path = study.folder(str(cells["name"].iloc[0])) / "items.parquet"
-        columns = [c for c in pq.read_schema(path).names if c.startswith("group_")]
+        first = str(cells["name"].iloc[0])
+        columns = [c for c in study.item_columns(first) if c.startswith("group_")]
         if not columns:
             continue
-        frame = pq.read_table(path, columns=["split", *columns]).to_pandas()
+        frame = study.read_items(["split", *columns], cells=[first])
         for column in columns:
             name = column.removeprefix("group_")
             if name in DETAIL:
                 continue
-            sizes = frame.groupby(["split", column]).size()
-            seen |= {(str(s), name, str(v)) for (s, v), n in sizes.items() if s != "validation" and n > 1}
+            sizes = frame.groupby(["split", column], observed=True).size()
+            seen |= {(str(s), name, str(v)) for (s, v), n in zip(list(sizes.index), sizes, strict=True) if s != "validation" and n > 1}
     yield from sorted(seen)

@@ -1,50 +1,55 @@
-"""What a study left behind, as one table of cells and one table of evaluated items.
+"""What a study left behind, as one table of cells and one table of evaluated items (docs/tables.md has every column).
 
 ``cells`` is read from the small JSON files alone, so that a study of thousands of cells opens at once; ``items`` is
-read on first use. A study that is still running, or failed in part, loads as far as it got.
+read on first use. A study that is still running, or failed in part, loads as far as it got, and so does one with
+damaged files: a cell that cannot be read has the status ``damaged``, and ``error`` says why.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 import yaml
 
+from synthmix.analysis.cell_files import PLAN_COLUMNS, CellFolders, Source, in_threads, read_json
+from synthmix.analysis.item_tables import Checked, gather, of_another_kind
+from synthmix.analysis.record import Record
 from synthmix.errors import DataError, UserError, unknown
 
-#: Columns that say which cell a row belongs to: in ``cells``, and joined to every row of ``items``.
-CELL_COLUMNS = ("model", "task", "mode", "proportion", "iteration", "seed", "hash", "parameters")
-#: Sections of a result that become columns named ``<section>_<key>``.
-SECTIONS = (
-    *("test", "validation", "probes", "diversity", "pool", "mixture", "train", "data", "alert", "timings"),
-    "versions",
-)
-#: Everything that ``cells`` always has, even where no cell has finished.
-PLAN_COLUMNS = ("name", *CELL_COLUMNS, "parent", "level", "status", "error", "family", "metric", "finished")
+#: What a planned cell must say of itself, and as what; a plan without ``parent`` or ``level`` is an older one.
+AXES: dict[str, type | tuple[type, ...]] = {
+    "name": str, "hash": str, "model": str, "task": str, "mode": str,
+    "proportion": (int, float), "iteration": int, "seed": int,
+}  # fmt: skip
+
+#: Notes of one kind that are told one by one.
+MOST_NOTES = 5
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """One study in a store.
+    """One study in a store, a record of one, or any set of cells.
 
     Attributes:
         name: name of the study.
         root: the store; ``root / "cells" / <name>`` is the folder of a cell.
         plan: ``plan.json`` as it is.
         config: the resolved configuration (``study.yaml``) as plain dicts and lists.
+        source: where the cells are read from; None: from the store.
     """
 
     name: str
     root: Path
     plan: dict[str, Any]
     config: dict[str, Any]
+    source: Source | None = None
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -52,20 +57,18 @@ class StudyData:
 
         Columns: ``name, model, task, mode, proportion, iteration, seed, hash, parameters, parent, level``; ``status``
         (``done``, ``failed``, ``started``, ``planned``; ``blocked`` behind a failed ancestor, ``halted`` where an
-        ancestor's critical alert ended the chain) and ``error`` (what a failed cell said); ``family, metric, finished``; and for finished cells the result, flat: ``test_score``, ``validation_ece``,
-        ``diversity_self_bleu``, ``pool_kept``, ``mixture_synthetic``, ``train_loss``, ``alert_level``,
-        ``timings_train`` (seconds), ``versions_torch`` and so on; a pool's levers are ``pool_quality_verified`` and the
-        like. Counts by reason (``pool_reasons``) are JSON text.
+        ancestor's critical alert ended the chain; ``damaged`` where its files cannot be read) and ``error`` (what a
+        failed cell said, what is damaged); ``family, metric, finished``; and for finished cells the result, flat:
+        ``test_score``, ``validation_ece``, ``diversity_self_bleu``, ``pool_kept``, ``mixture_synthetic``,
+        ``train_loss``, ``alert_level``, ``timings_train`` (seconds), ``versions_torch`` and so on; a pool's levers are
+        ``pool_quality_verified`` and the like. Counts by reason (``pool_reasons``) are JSON text.
         """
-        rows = [self._cell_row(cell) for cell in self.plan["cells"]]
-        _pass_on_ends(rows)
-        frame = pd.DataFrame(rows)
-        for column in PLAN_COLUMNS:
-            if column not in frame:
-                frame[column] = None
-        order = ["iteration", "model", "task", "mode", "proportion", "seed"]
-        rest = [c for c in frame.columns if c not in PLAN_COLUMNS]
-        return frame.sort_values(order, kind="stable", ignore_index=True)[[*PLAN_COLUMNS, *rest]]
+        frame = self._frame
+        if self._damage:
+            reasons = frame["name"].map(self._damage)
+            hit = reasons.notna()
+            frame = frame.assign(status=frame.status.mask(hit, "damaged"), error=frame.error.mask(hit, reasons))
+        return frame
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -84,66 +87,144 @@ class StudyData:
         """
         return self.read_items()
 
-    def read_items(self, columns: Sequence[str] | None = None, split: str | None = None) -> pd.DataFrame:
-        """Some columns (those that exist), or one split, of :attr:`items`."""
-        frames = [self._cell_items(cell, columns, split) for _, cell in self.done.iterrows()]
-        if not frames:
-            return pd.DataFrame(columns=[*CELL_COLUMNS, *(columns or ("split", "item", "score"))])
-        joined = pd.concat(frames, ignore_index=True)
-        for column in ("model", "task", "mode", "hash", "split"):
-            if column in joined:
-                joined[column] = joined[column].astype("category")
-        return joined
+    def read_items(
+        self, columns: Sequence[str] | None = None, split: str | None = None, cells: Iterable[str] | None = None
+    ) -> pd.DataFrame:
+        """Some columns (those that exist), one split, or some cells (by name) of :attr:`items`.
+
+        A cell whose table cannot be read is set aside: it is not in the result, and no longer among :attr:`done`.
+        """
+        done = self.done if cells is None else self.done[self.done["name"].isin(list(cells))]
+        tables = self._read(list(done["name"]), columns, split)
+        for name, reason in of_another_kind(tables).items():
+            self._set_aside(name, reason)
+            del tables[name]
+        return gather(done[done["name"].isin(tables)], tables, columns)
+
+    def item_columns(self, cell_name: str) -> list[str]:
+        """Names of the columns of a cell's item table.
+
+        Raises:
+            DataError: the table cannot be read.
+        """
+        return self._source.columns(cell_name)
+
+    def verify(self) -> StudyData:
+        """Reads every item table whole, once, and the examples; sets aside cells whose table is damaged or cannot be right.
+
+        Without it a damaged page is found by whoever reads it first, perhaps after cells have been counted. Items that
+        differ between the cells of a task are told in :attr:`notes`. Returns the study itself.
+        """
+        checked = Checked()
+        tasks = dict(zip(self.done["name"], self.done["task"], strict=True))
+
+        def check(name: str) -> None:
+            try:
+                checked.add(name, tasks[name], self._source.table(name, None, None))
+                self._source.examples(name)
+            except DataError as error:
+                checked.damage[name] = str(error)
+
+        in_threads(check, list(tasks))
+        checked.settle()
+        for name, reason in checked.damage.items():
+            self._set_aside(name, reason)
+        self._noted[:] = checked.notes()
+        return self
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the files, a sentence each: what is damaged, left out, or not alike."""
+        hit = self.cells[self.cells.status == "damaged"]
+        damaged = [f"Set aside, damaged: {error}" for error in hit.error]
+        return [*_first(damaged), *_first(self.remarks)]
+
+    @property
+    def remarks(self) -> list[str]:
+        """:attr:`notes` on other things than damaged cells, all of them."""
+        return [*self._source.said, *self._noted]
 
     def folder(self, cell_name: str) -> Path:
-        """The folder of a cell."""
-        return self.root / "cells" / cell_name
+        """The folder of a cell.
+
+        Raises:
+            UserError: the study is a record, which has no folders.
+        """
+        return self._source.folder(cell_name)
 
     def examples(self, cell_name: str) -> list[dict[str, str]]:
         """Texts that a cell was trained on: ``[{"source": "external" | "synthetic", "text": ...}]``; may be empty."""
-        path = self.folder(cell_name) / "examples.json"
-        return _read_json(path) if path.is_file() else []
+        return self._source.examples(cell_name)
 
     def pool_texts(self, cell_name: str, n: int) -> list[str]:
         """The first ``n`` texts that a cell's model wrote and the pool kept; may be empty."""
-        path = self.folder(cell_name) / "synthetic.jsonl"
-        if not path.is_file():
-            return []
-        texts: list[str] = []
-        with path.open(encoding="utf-8") as lines:
-            for sample in _whole_lines(lines):
-                if len(texts) == n:
-                    break
-                texts += [sample["text"]] if sample.get("kept", True) else []
-        return texts
+        return self._source.pool_texts(cell_name, n)
 
-    def _cell_row(self, cell: dict[str, Any]) -> dict[str, Any]:
-        folder = self.folder(cell["name"])
-        model = (self.plan.get("models") or {}).get(cell["model"], {})
-        row = {"parameters": model.get("parameters")} | cell | {"status": "planned", "error": ""}
-        if (folder / "result.json").is_file():
-            return row | {"status": "done"} | _flatten(_read_json(folder / "result.json"))
-        if (folder / "failure.json").is_file():
-            return row | {"status": "failed", "error": str(_read_json(folder / "failure.json").get("error", ""))}
-        return row | {"status": "started"} if folder.is_dir() else row
+    def metrics(self, cell_name: str) -> pd.DataFrame:
+        """``metrics.jsonl``, a row a line: ``time`` (Unix, s), ``phase, iteration, step`` and every logged number.
 
-    def _cell_items(self, cell: pd.Series, columns: Sequence[str] | None, split: str | None) -> pd.DataFrame:
-        path = self.folder(cell["name"]) / "items.parquet"
-        if not path.is_file():
-            raise DataError("the cell is marked as done, but its item table is missing", path)
-        wanted = None
-        if columns is not None:
-            present = set(pq.read_schema(path).names)
-            wanted = [column for column in columns if column in present]
-        filters = None if split is None else [("split", "==", split)]
-        frame = pq.read_table(path, columns=wanted, filters=filters).to_pandas()
-        for position, column in enumerate(CELL_COLUMNS):
-            frame.insert(position, column, cell[column])
-        return frame
+        A torn last line is not read; :attr:`notes` says so. Where a step stands twice, the later line counts.
+
+        Raises:
+            UserError: the study is a record, which has no logs.
+        """
+        frame = pd.DataFrame(self._source.metrics(cell_name))
+        return frame if len(frame) else pd.DataFrame(columns=["time", "phase", "iteration", "step"])
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _source(self) -> Source:
+        return self.source or CellFolders(self.root)
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        frame = self._source.frame(self.plan)
+        for column in PLAN_COLUMNS:
+            if column not in frame:
+                frame[column] = None
+        order = ["iteration", "model", "task", "mode", "proportion", "seed"]
+        rest = [c for c in frame.columns if c not in PLAN_COLUMNS]
+        return frame.sort_values(order, kind="stable", ignore_index=True)[[*PLAN_COLUMNS, *rest]]
+
+    @cached_property
+    def _damage(self) -> dict[str, str]:
+        """Reasons by cell, of damage that only reading the items has shown."""
+        return {}
+
+    @cached_property
+    def _noted(self) -> list[str]:
+        return []
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        self._damage[name] = reason
+        for derived in ("cells", "done", "items"):
+            self.__dict__.pop(derived, None)
+
+    def _read(self, names: list[str], columns: Sequence[str] | None, split: str | None) -> dict[str, pa.Table]:
+        """The tables that can be read, by cell."""
+
+        def read(name: str) -> pa.Table | str:
+            try:
+                return self._source.table(name, columns, split)
+            except DataError as error:
+                return str(error)
+
+        found = dict(zip(names, in_threads(read, names), strict=True))
+        for name, reason in found.items():
+            if isinstance(reason, str):
+                self._set_aside(name, reason)
+        return {name: table for name, table in found.items() if not isinstance(table, str)}
+
+
+def _first(sentences: list[str]) -> list[str]:
+    more = len(sentences) - MOST_NOTES
+    return [*sentences[:MOST_NOTES], *([f"And {more:,} more of this kind."] if more > 0 else [])]
 
 
 def load_study(path_or_name: str | Path, root: str | Path = "runs") -> StudyData:
-    """A study by its name in the store ``root``, or by the path of its folder (``runs/studies/quickstart``).
+    """A study by its name in the store ``root``, or by the path of its folder (``runs/studies/quickstart``), or a
+    record (:func:`synthmix.analysis.record.write_record`) by its folder.
 
     Raises:
         UserError: there is no such study; names a near match.
@@ -154,47 +235,49 @@ def load_study(path_or_name: str | Path, root: str | Path = "runs") -> StudyData
     if not (folder / "plan.json").is_file():
         known = sorted(path.parent.name for path in (Path(root) / "studies").glob("*/plan.json"))
         raise UserError(f"{unknown('study', str(path_or_name), known)} Looked in {Path(root) / 'studies'}")
-    plan = _read_json(folder / "plan.json")
+    plan, config = _read_plan(folder / "plan.json"), _read_settings(folder / "study.yaml")
+    name = str(plan.get("study", folder.name))
+    if (folder / "record.json").is_file():
+        return StudyData(name, folder, plan, config, Record(folder))
+    return StudyData(name, folder.resolve().parents[1], plan, config)
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    """A plan whose cells have at least their axes; ``parent`` and ``level`` are filled in where an older plan lacks them."""
+    plan = read_json(path)
     if not isinstance(plan, dict) or not isinstance(plan.get("cells"), list):
-        raise DataError("expected an object with a list of 'cells'", folder / "plan.json")
-    settings = folder / "study.yaml"
-    config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    return StudyData(plan.get("study", folder.name), folder.resolve().parents[1], plan, config or {})
+        raise DataError("expected an object with a list of 'cells'", path)
+    for position, cell in enumerate(plan["cells"]):
+        if problem := not_a_cell(cell):
+            advice = "a plan of another version? load_cells() reads the cells without it"
+            raise DataError(f"cells[{position}] {problem}; {advice}", path)
+    hashes = Counter(cell["hash"] for cell in plan["cells"])
+    if repeated := [hash_ for hash_, n in hashes.items() if n > 1]:
+        raise DataError(f"cell {repeated[0]} is planned {hashes[repeated[0]]} times; expected once", path)
+    defaults = [{"parent": None, "level": cell["iteration"]} for cell in plan["cells"]]
+    return plan | {"cells": [default | cell for default, cell in zip(defaults, plan["cells"], strict=True)]}
 
 
-def _pass_on_ends(rows: list[dict[str, Any]]) -> None:
-    """A cell that was not begun, below one that failed or that ended its chain, will not run: it says so."""
-    ends = {"failed": "blocked", "blocked": "blocked", "halted": "halted"}
-    by_hash = {row["hash"]: row for row in rows}
-    for row in sorted(rows, key=lambda row: row["iteration"]):
-        above = by_hash.get(row.get("parent"))
-        if above is None or row["status"] not in ("planned", "started"):
-            continue
-        halts = above["status"] == "done" and above.get("alert_halted") is True
-        row["status"] = "halted" if halts else ends.get(above["status"], row["status"])
+def not_a_cell(cell: Any) -> str:
+    if not isinstance(cell, dict):
+        return f"is {type(cell).__name__}; expected an object"
+    if missing := [key for key in AXES if key not in cell]:
+        return f"has no {', '.join(missing)}; expected {', '.join(AXES)}"
+    wrong = [key for key, type_ in AXES.items() if not isinstance(cell[key], type_) or isinstance(cell[key], bool)]
+    return f"has {wrong[0]} = {cell[wrong[0]]!r}; expected {_named(AXES[wrong[0]])}" if wrong else ""
 
 
-def _flatten(result: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {key: result[key] for key in ("family", "metric", "finished", "parameters") if key in result}
-    for section in SECTIONS:
-        values = dict(result.get(section) or {})
-        values |= values.pop("levers", {})
-        for key, value in values.items():
-            row[f"{section}_{key}"] = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
-    return row
+def _named(type_: type | tuple[type, ...]) -> str:
+    return {str: "text", int: "a whole number"}.get(type_, "a number") if isinstance(type_, type) else "a number"
 
 
-def _whole_lines(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Parsed lines up to a torn one, which a killed process may have left."""
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
-
-
-def _read_json(path: Path) -> Any:
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not JSON: {error}", path) from error
+        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"not YAML: {str(error).splitlines()[0]}", path) from error
+    if not isinstance(config, dict):
+        raise DataError(f"expected settings (key: value) but found {type(config).__name__}", path)
+    return config

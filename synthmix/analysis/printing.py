@@ -13,7 +13,7 @@ import pandas as pd
 from synthmix.analysis.conditions import percent
 
 Kind = Literal[
-    "text", "count", "share", "percent", "decimal", "seconds", "p",
+    "text", "count", "number", "share", "percent", "decimal", "seconds", "p",
     "percent interval", "points interval", "decimal interval",
 ]  # fmt: skip
 MISSING = "–"
@@ -119,6 +119,7 @@ def _points(value: float) -> str:
 _PRINT: dict[str, Callable[[Any], str]] = {
     "text": str,
     "count": lambda v: minus(f"{v:,.0f}"),
+    "number": lambda v: "∞" if math.isinf(v) else f"{v:,.3g}" if v < 100 else f"{v:,.0f}",
     "share": percent,
     "percent": lambda v: minus(f"{100 * v:.1f}"),
     "points": _points,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
@@ -14,13 +15,13 @@ from markupsafe import Markup
 
 from synthmix import __version__
 from synthmix.analysis import findings
-from synthmix.analysis.blindspots import blind_spot_tables
 from synthmix.analysis.conditions import Analysis, percent
-from synthmix.analysis.figures import Figure, all_figures
+from synthmix.analysis.drawing import Figure
 from synthmix.analysis.load import StudyData
 from synthmix.analysis.printing import Column, Printed, Table
+from synthmix.analysis.section import Section
+from synthmix.analysis.sections import all_sections
 from synthmix.analysis.svg import SERIES, standalone
-from synthmix.analysis.tables import all_tables
 from synthmix.files import disk_errors, write_atomic
 
 #: Texts shown of each kind, their longest print (characters), and tasks shown.
@@ -49,23 +50,35 @@ class Report:
     facts: Sequence[tuple[str, str]]
     results: Sequence[str]
     limits: Sequence[str]
-    figures: Sequence[Figure]
-    tables: Sequence[Table]
+    sections: Sequence[Section]
     samples: Sequence[Samples]
     commands: Sequence[str]
     versions: Sequence[tuple[str, str]]
     config: str
 
+    @property
+    def figures(self) -> list[Figure]:
+        """Those of all sections."""
+        return [figure for section in self.sections for figure in section.figures]
 
-def write_report(study: StudyData, out_folder: str | Path) -> Path:
+    @property
+    def tables(self) -> list[Table]:
+        """Those of all sections."""
+        return [table for section in self.sections for table in section.tables]
+
+
+def write_report(study: StudyData, out_folder: str | Path, **options: Any) -> Path:
     """Writes ``report.html``, ``report.md``, ``figures/*.svg``, ``cells.csv``, ``items.parquet`` and a CSV a table.
 
     Works for a study in any state, also without a finished cell. Returns the path of the page.
+
+    Args:
+        options: of :class:`Analysis`: ``resamples``, ``control``, ``margin``, ``margin_relative``.
     """
     folder = Path(out_folder)
     with disk_errors(folder):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-    analysis = Analysis(study)
+    analysis = Analysis(study.verify(), **options)
     report = build_report(analysis)
     _write_data(study, report, folder)
     write_atomic(folder / "report.md", render_markdown(report))
@@ -82,8 +95,7 @@ def build_report(analysis: Analysis) -> Report:
         facts=findings.facts(analysis),
         results=findings.results(analysis),
         limits=findings.limits(analysis),
-        figures=all_figures(analysis),
-        tables=[*all_tables(analysis), *blind_spot_tables(analysis)],
+        sections=all_sections(analysis),
         samples=_samples(study),
         commands=_commands(study),
         versions=_versions(study),
@@ -106,24 +118,31 @@ def render_markdown(report: Report) -> str:
     lines += ["", "## Results", "", *[f"- {text}" for text in report.results]]
     if report.limits:
         lines += ["", "## What this study cannot say", "", *[f"- {text}" for text in report.limits]]
-    for figure in report.figures:
-        links = [f"![{panel.title or figure.title}](figures/{panel.name}.svg)" for panel in figure.panels]
-        legend = " · ".join(name for name, _ in figure.legend)
-        lines += ["", f"## Figure: {figure.title}", "", *links, "", f"Lines: {legend}", "", f"*{figure.caption}*"]
-    for table in report.tables:
+    for section in report.sections:
         lines += [
             "",
-            f"## {table.title}",
-            "",
-            table.markdown(),
-            f"*{table.note}* ([{table.name}.csv]({table.name}.csv))",
+            f"## {section.title}",
+            *([""] if section.sentences else []),
+            *[f"- {t}" for t in section.sentences],
         ]
+        lines += [line for figure in section.figures for line in _markdown_figure(figure)]
+        lines += [line for table in section.tables for line in _markdown_table(table)]
     if report.samples:
         lines += ["", "## Texts", *_markdown_samples(report.samples)]
     lines += ["", "## Provenance", "", "```", *report.commands, "```", ""]
     lines += [f"- {name}: {value}" for name, value in report.versions]
     lines += ["", "```yaml", report.config.rstrip(), "```"] if report.config else []
     return "\n".join(lines) + "\n"
+
+
+def _markdown_figure(figure: Figure) -> list[str]:
+    links = [f"![{panel.title or figure.title}](figures/{panel.name}.svg)" for panel in figure.panels]
+    legend = " · ".join(name for name, _ in figure.legend)
+    return ["", f"### Figure: {figure.title}", "", *links, "", f"Lines: {legend}", "", f"*{figure.caption}*"]
+
+
+def _markdown_table(table: Table) -> list[str]:
+    return ["", f"### {table.title}", "", table.markdown(), f"*{table.note}* ([{table.name}.csv]({table.name}.csv))"]
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------

@@ -24,20 +24,10 @@ from synthmix.analysis.printing import (
     Table,
     make_table,
 )
+from synthmix.statistics.differences import NO_DIFFERENCE
 
 #: A baseline in this range leaves room to fall and to rise.
 WELL_PLACED = (0.5, 0.8)
-
-
-def all_tables(analysis: Analysis) -> list[Table]:
-    """Every table that has rows, in the report's order."""
-    build = (
-        score_table, groups_table, iterations_table, calibration_table, baselines_table, measures_table, mixtures_table,
-        pools_table, levers_table,
-        diversity_table, timings_table,
-        unfinished_table,
-    )  # fmt: skip
-    return [table for table in (make(analysis) for make in build) if len(table.frame)]
 
 
 def _with(conditions: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -53,7 +43,7 @@ def score_table(analysis: Analysis) -> Table:
         *CELL, Column("score", "score, %", "percent interval"),
         Column("difference", "against control, points", "points interval"),
         Column("relative", "relative, %", "points interval"), Column("p_value", "p", "p"),
-        Column("p_bonferroni", "p, Bonferroni", "p"), Column("p_seeds", "p, t over seeds", "p"),
+        Column("p_bonferroni", "p, Bonferroni", "p"), Column("verdict", "verdict"),
         ITEMS, SEEDS,
     ]  # fmt: skip
     return make_table("score", "Score by share, against the control", frame, columns, _score_note(analysis, frame))
@@ -67,24 +57,35 @@ def of_iterations(conditions: pd.DataFrame) -> pd.DataFrame:
 def _score_note(analysis: Analysis, frame: pd.DataFrame) -> str:
     if frame.empty:
         return ""
-    tests = sorted({t for t in frame.p_test if t and t != "no item differs"})
-    family = analysis.family
-    note = (
-        "Brackets are 95 % intervals. Differences are paired over items with the 0 % chain at the same iteration"
-        " (the control). "
-    )
+    note = f"Brackets are 95 % intervals. Differences are paired over items with {_control(analysis)} (the control). "
     longer = trained_longer(analysis.conditions)
-    note += f"The control took fewer steps than {' and '.join(longer)}. " if longer else "It took as many steps. "
-    if family:
-        noun = "comparison" if family == 1 else "comparisons"
-        note += (
-            f"Family: {family} {noun} with the control in this table; Bonferroni multiplies p by {family}, so that"
-            f" 0.05 is {0.05 / family:.2g} for one comparison. Test: {' or '.join(tests) or 'none needed'}. "
-        )
+    if analysis.control == "chain":
+        note += f"The control took fewer steps than {' and '.join(longer)}. " if longer else "It took as many steps. "
+    note += family_note(analysis, frame)
     missing = int((frame.control == "missing").sum())
     if missing:
         note += f"Rows without a finished control, and therefore without a difference: {missing}. "
-    return note + "A difference that is not significant is not a proof that the share is safe."
+    unpaired = int(frame.n_unpaired_items.sum())
+    if unpaired:
+        note += f"Items that only one side has are left out of the differences: {unpaired:,} over all rows and seeds. "
+    return note + "A difference that is not significant is not a proof that the share is safe: see the verdict."
+
+
+def _control(analysis: Analysis) -> str:
+    chain = "the 0 % chain at the same iteration"
+    return chain if analysis.control == "chain" else "the phase 0 model that the chain began from"
+
+
+def family_note(analysis: Analysis, frame: pd.DataFrame) -> str:
+    family = analysis.family
+    if not family:
+        return ""
+    tests = sorted({t for t in frame.p_test if t and t != NO_DIFFERENCE})
+    noun = "comparison" if family == 1 else "comparisons"
+    return (
+        f"Family: {family} {noun} with the control in this table; Bonferroni multiplies p by {family}, so that"
+        f" 0.05 is {0.05 / family:.2g} for one comparison. Test: {' or '.join(tests) or 'none needed'}. "
+    )
 
 
 def iterations_table(analysis: Analysis, proportions: Sequence[float] | None = None) -> Table:
@@ -315,6 +316,6 @@ def unfinished_table(analysis: Analysis) -> Table:
     columns = [Column("name", "cell"), Column("status", "status"), Column("error", "error")]
     note = (
         "Failed: the cell ended with this error. Blocked: it needs a failed one. Halted: a critical alert ended its"
-        " chain. Started: it has a folder and no result. Planned: not begun."
+        " chain. Damaged: its files cannot be read, so it is in no number. Started: it has a folder and no result. Planned: not begun."
     )
     return make_table("unfinished", "Cells that are not done", frame, columns, note)

@@ -15,9 +15,8 @@ import pandas as pd
 import pytest
 
 from synthmix.analysis import Analysis, load_study, write_report
-from synthmix.analysis.figures import all_figures
-from synthmix.analysis.findings import duration, limits, results
-from synthmix.analysis.tables import all_tables
+from synthmix.analysis.findings import calibration_sentences, diversity_sentences, duration, limits, results
+from synthmix.analysis.report import build_report
 
 Make = Callable[..., Path]
 #: Elements that HTML closes by itself, and those of SVG that the drawings close with a slash.
@@ -77,9 +76,11 @@ def test_the_page_is_well_formed_and_loads_nothing(written: Path) -> None:
 
 def test_every_figure_has_a_caption_and_follows_the_page_colours(written: Path) -> None:
     page = Page(written.read_text(encoding="utf-8"))
-    assert page.figures == page.captions == 5
+    drawn = [name for name in page.ids if name.startswith("figure-")]
+    assert page.figures == page.captions == len(drawn)
+    assert {"figure-score", "figure-iterations", "figure-reliability", "figure-diversity", "figure-timings"} <= set(drawn)
     drawings = re.findall(r'<svg role="img".*?</svg>', written.read_text(encoding="utf-8"), flags=re.S)
-    assert len(drawings) == 2 + 4 + 2 + 6 + 1
+    assert len(drawings) == len(list((written.parent / "figures").glob("*.svg")))
     for svg in drawings:
         colours = set(re.findall(r"#[0-9a-f]{6}\b", svg))
         assert colours <= {"#000000", "#ffffff"}, f"a colour that does not follow the page: {colours}"
@@ -88,7 +89,9 @@ def test_every_figure_has_a_caption_and_follows_the_page_colours(written: Path) 
 
 def test_drawings_are_files_of_their_own_too(written: Path) -> None:
     files = sorted((written.parent / "figures").glob("*.svg"))
-    assert len(files) == 15
+    names = [path.stem for path in files]
+    for figure, panels in (("score", 2), ("iterations", 4), ("reliability", 2), ("curves", 2)):
+        assert sum(name.startswith(f"{figure}-") for name in names) == panels, figure
     for path in files:
         assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
@@ -127,8 +130,8 @@ def test_the_headline_is_the_known_effect(store: Path) -> None:
         in math
     )
     assert "distinguishable" in math and "not distinguishable" not in math
-    assert any("one confidence estimator" in s for s in said)
-    assert any("state a training question again" in s and "108" in s for s in said)
+    assert any("one confidence estimator" in s for s in calibration_sentences(analysis))
+    assert any("state a training question again" in s and "108" in s for s in diversity_sentences(analysis))
 
 
 def test_no_effect_is_not_called_safe(make_store: Make) -> None:
@@ -216,7 +219,7 @@ def test_pool_texts_stand_in_where_a_cell_kept_no_examples(make_store: Make, tmp
 def test_captions_say_what_the_intervals_cover(make_store: Make) -> None:
     one = Analysis(load_study("sketch", root=make_store(seeds=(0,), items=60, iterations=1)), resamples=50)
     two = Analysis(load_study("sketch", root=make_store(seeds=(0, 1), items=60, iterations=1)), resamples=50)
-    first, second = (all_figures(analysis)[0].caption for analysis in (one, two))
+    first, second = (build_report(analysis).figures[0].caption for analysis in (one, two))
     assert "One seed only" in first and "not variation between training runs" in first
     assert second.count("2 seeds") == 1
 
@@ -224,8 +227,10 @@ def test_captions_say_what_the_intervals_cover(make_store: Make) -> None:
 def test_estimators_that_disagree_clearly_are_named(make_store: Callable[..., Path]) -> None:
     """The sketch's mean confidence rises with the share and its ninth power falls away from the score."""
     root = make_store(tasks=["nano-math"], proportions=[0.0, 0.5], seeds=[0], items=3000)
-    said = results(Analysis(load_study("sketch", root=root), resamples=200))
-    assert any(s.startswith("The ECE rises under one confidence estimator and falls under another") for s in said)
+    analysis = Analysis(load_study("sketch", root=root), resamples=200)
+    disagree = "The ECE rises under one confidence estimator and falls under another"
+    assert any(s.startswith(disagree) for s in calibration_sentences(analysis))
+    said = results(analysis)
     assert "Each of them compares one training run with one other" in said[0]
     assert any("after Bonferroni, one run each" in s for s in said)
 
@@ -240,9 +245,9 @@ def test_a_share_that_is_not_the_nominal_one_is_said(make_store: Callable[..., P
     analysis = Analysis(load_study("sketch", root=root), resamples=50)
     assert any("with 50 % synthetic text (67 % of the training set)" in s for s in results(analysis))
     assert any("With accumulate the training set is larger" in s for s in limits(analysis))
-    figure = next(f for f in all_figures(analysis) if f.name == "score")
+    figure = next(f for f in build_report(analysis).figures if f.name == "score")
     assert "1 condition was trained on another (67 to 67 %" in figure.caption
-    table = next(t for t in all_tables(analysis) if t.name == "score")
+    table = next(t for t in build_report(analysis).tables if t.name == "score")
     assert "The control took fewer steps than accumulate" in table.note
 
 

@@ -13,8 +13,8 @@ import pytest
 from synthmix.analysis import Analysis, load_study
 from synthmix.analysis.conditions import of
 from synthmix.analysis.printing import Column, Printed, minus, show
+from synthmix.analysis.report import build_report
 from synthmix.analysis.tables import (
-    all_tables,
     baselines_table,
     calibration_table,
     groups_table,
@@ -68,7 +68,9 @@ def test_groups_are_scored_and_compared_by_themselves(make_store: Make) -> None:
 
 
 def test_without_groups_there_is_no_such_table(analysis: Analysis) -> None:
-    assert groups_table(analysis).frame.empty and "groups" not in {table.name for table in all_tables(analysis)}
+    assert groups_table(analysis).frame.empty and "groups" not in {
+        table.name for table in build_report(analysis).tables
+    }
 
 
 def test_family_counts_every_comparison_once_and_is_printed(analysis: Analysis) -> None:
@@ -170,7 +172,7 @@ def test_printing_an_interval() -> None:
 
 def test_markdown_and_csv_hold_the_same_numbers(analysis: Analysis, tmp_path: Path) -> None:
     """The CSV, read back and printed with the table's own columns, is the Markdown table."""
-    for table in all_tables(analysis):
+    for table in build_report(analysis).tables:
         back = pd.read_csv(table.write_csv(tmp_path), keep_default_na=False, na_values=[""])
         lines = table.markdown().splitlines()
         assert len(lines) == 2 + len(back) and len(back) == len(table.frame)
