@@ -25,6 +25,8 @@ from synthmix.statistics.resampling import RESAMPLES, Array
 Criterion = Literal["f1", "youden"]
 Bools = NDArray[np.bool_]
 _DIFFERENCE = (-1.0, 1.0)
+#: Losses, or forecasts without one, on fewer clusters than this cannot be varied by drawing clusters.
+FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,9 @@ def auroc_difference(
         if isinstance(pairs, Undefined):
             return pairs
     assert isinstance(ours, _Pairs) and isinstance(theirs, _Pairs)
+    if ours.one_sided:
+        which, k = ("losses", ours.lossy) if ours.lossy <= ours.other else ("forecasts without a loss", ours.other)
+        return Undefined(f"the {which} stand on {k} of {ours.clusters.count} clusters")
     draws = ours.draws() - theirs.draws()
     return _without_width(ours.clusters.interval(ours.estimate - theirs.estimate, draws, _DIFFERENCE))
 
@@ -293,6 +298,11 @@ class _Pairs:
     def estimate(self) -> float:
         return float(self.wins.sum() / self.pairs.sum())
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether losses, or forecasts without one, stand on so few clusters that resamples cannot vary them."""
+        return min(self.lossy, self.other) < FEWEST
+
     def draws(self) -> Array:
         weights = self.clusters.weights
         wins, pairs = (((weights @ table) * weights).sum(axis=1) for table in (self.wins, self.pairs))
@@ -300,7 +310,7 @@ class _Pairs:
 
     def interval(self) -> Interval:
         found = self.clusters.interval(self.estimate, self.draws(), SHARE, "without a pair to compare")
-        if self.clusters.count < 2 or found.error > 1e-12:
+        if self.clusters.count < 2 or (found.error > 1e-12 and not self.one_sided):
             return found
         low, high = newcombe(self.estimate, self.lossy, self.other, self.clusters.level)
         return self.clusters.bounded(found, low, high, "Newcombe, clusters")

@@ -296,3 +296,15 @@ def test_lead_time_without_alerts_or_losses_is_undefined_and_without_spread_has_
     assert (nothing.unmatched, nothing.quiet) == (1, 1)
     same = lead_time([1, 2], [1, 1], [1, 1], [0, 0], [1, 1], [1, 2])
     assert known(same.mean).estimate == 1 and math.isnan(known(same.mean).low) and same.early == 2
+
+
+def test_one_cluster_without_a_loss_gives_no_narrow_interval() -> None:
+    """Whatever stands on one cluster cannot be varied by drawing clusters: the AUROC's interval comes from their number."""
+    cluster = np.repeat(np.arange(6), 6)
+    loss = np.ones(36, dtype=int)
+    loss[0] = 0
+    signal = keys.generator("few").random(36) + loss
+    found = auroc(signal, loss, cluster, "few")
+    assert isinstance(found, Interval) and found.low < 0.6 and found.method.startswith("Newcombe")
+    rival = auroc_difference(signal, signal[::-1].copy(), loss, cluster, "few")
+    assert isinstance(rival, Undefined) and "forecasts without a loss stand on 1 of 6" in rival.reason
