@@ -31,8 +31,8 @@ test-slow: $(VENV)/.installed  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
 checks: $(VENV)/.installed  ## style and types
-	$(BIN)/ruff check synthmix tests experiments
-	$(BIN)/ruff format --check synthmix tests experiments
+	$(BIN)/ruff check synthmix tests experiments notebooks
+	$(BIN)/ruff format --check synthmix tests experiments notebooks
 	$(BIN)/mypy synthmix
 
 clean:  ## removes the virtual environment and caches; runs/ stays
