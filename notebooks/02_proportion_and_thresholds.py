@@ -21,7 +21,7 @@ import os
 
 from synthmix.analysis import Analysis
 from synthmix.analysis.notebook import open_study, show
-from synthmix.analysis.shapes import curve_section, decay_section
+from synthmix.analysis.shapes.sections import curve_section, decay_section
 from synthmix.analysis.tables import of_iterations
 from synthmix.analysis.verdicts import comparisons_table, verdict_sentences, verdicts_table
 

@@ -23,12 +23,12 @@ import os
 import pandas as pd
 
 from synthmix.analysis import Analysis, findings
-from synthmix.analysis.calibration_rise import calibration_rise_table
 from synthmix.analysis.conditions import ESTIMATORS
-from synthmix.analysis.early_warning import warning_section
 from synthmix.analysis.figures import iterations_figure, reliability_figure
 from synthmix.analysis.notebook import line_figure, open_study, show
 from synthmix.analysis.tables import calibration_table
+from synthmix.analysis.warning.calibration_rise import calibration_rise_table
+from synthmix.analysis.warning.section import warning_section
 
 STUDY = os.environ.get("SYNTHMIX_STUDY", "experiments/nano-study/record")
 study = open_study(STUDY)

@@ -22,7 +22,7 @@ import os
 
 from synthmix.analysis import Analysis
 from synthmix.analysis.notebook import line_figure, open_study, show
-from synthmix.analysis.shapes import scale_section
+from synthmix.analysis.shapes.sections import scale_section
 from synthmix.analysis.tables import baselines_table
 
 STUDY = os.environ.get("SYNTHMIX_STUDY", "experiments/nano-study/record")

@@ -28,11 +28,11 @@ from IPython.display import Markdown
 
 import synthmix
 from synthmix.analysis import Analysis
-from synthmix.analysis.budget import advise
+from synthmix.analysis.budget.advice import advise
 from synthmix.analysis.drawing import Figure, Panel
 from synthmix.analysis.notebook import open_study, show
-from synthmix.analysis.paper_tables import published_section
-from synthmix.analysis.published import load_published
+from synthmix.analysis.paper.published import load_published
+from synthmix.analysis.paper.tables import published_section
 
 # The audit is an experiment of the checkout, not a part of the package.
 sys.path.insert(0, str(Path(synthmix.__file__).parents[1] / "experiments" / "paper"))

@@ -22,7 +22,7 @@ from finding import Finding
 from further import further
 from shape import directions, slopes
 
-from synthmix.analysis.published import Published, load_published
+from synthmix.analysis.paper.published import Published, load_published
 from synthmix.files import disk_errors, write_atomic
 
 HERE = Path(__file__).resolve().parent

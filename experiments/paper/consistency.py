@@ -8,7 +8,7 @@ from equation import refit
 from finding import Finding, plain, signed, table
 from resolution import DISCORDANCE, paired_error, two_sided_p, unpaired_error
 
-from synthmix.analysis.published import FAMILIES, Published
+from synthmix.analysis.paper.published import FAMILIES, Published
 from synthmix.statistics.scaling import Coefficient
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from resolution import DISCORDANCE, paired_error, unpaired_error
 from scipy import stats
 
-from synthmix.analysis.published import FAMILIES, Published
+from synthmix.analysis.paper.published import FAMILIES, Published
 from synthmix.analysis.svg import INK, canvas, look, standalone, to_svg
 from synthmix.statistics.equivalence import MARGIN_POINTS, MARGIN_RELATIVE
 

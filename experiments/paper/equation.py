@@ -8,8 +8,8 @@ from typing import Any
 
 from scipy import stats
 
-from synthmix.analysis import published
-from synthmix.analysis.published import Published
+from synthmix.analysis.paper import published
+from synthmix.analysis.paper.published import Published
 from synthmix.statistics.scaling import BILLION, Coefficient, Prediction, ScalingLaw, r_squared
 
 

@@ -19,7 +19,7 @@ from resolution import (
 from scipy import stats
 from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
-from synthmix.analysis.published import FAMILIES, Published
+from synthmix.analysis.paper.published import FAMILIES, Published
 from synthmix.statistics.equivalence import ALPHA, MARGIN_POINTS, MARGIN_RELATIVE, tost
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from finding import Finding, signed, table
 
-from synthmix.analysis.published import FAMILIES, Published
+from synthmix.analysis.paper.published import FAMILIES, Published
 from synthmix.statistics import wilson
 
 

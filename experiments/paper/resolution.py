@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from synthmix.analysis.budget_published import DISCORDANCE
+from synthmix.analysis.budget.published import DISCORDANCE
 from synthmix.statistics.equivalence import POWER, deciding_error
 
 

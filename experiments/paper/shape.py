@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from finding import Finding, signed, table
 
-from synthmix.analysis.published import FAMILIES, Published
+from synthmix.analysis.paper.published import FAMILIES, Published
 from synthmix.statistics.shapes import piecewise, whitening
 
 

@@ -50,5 +50,9 @@ def _groups(study: StudyData) -> Iterator[tuple[str, str, str]]:
             if name in DETAIL:
                 continue
             sizes = frame.groupby(["split", column], observed=True).size()
-            seen |= {(str(s), name, str(v)) for (s, v), n in zip(list(sizes.index), sizes, strict=True) if s != "validation" and n > 1}
+            seen |= {
+                (str(s), name, str(v))
+                for (s, v), n in zip(list(sizes.index), sizes, strict=True)
+                if s != "validation" and n > 1
+            }
     yield from sorted(seen)

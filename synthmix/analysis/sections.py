@@ -8,12 +8,12 @@ from synthmix.analysis import figures, findings, tables
 from synthmix.analysis.blindspots import blind_spot_tables
 from synthmix.analysis.conditions import Analysis
 from synthmix.analysis.drawing import Figure
-from synthmix.analysis.early_warning import warning_section
-from synthmix.analysis.paper_tables import published_section
+from synthmix.analysis.paper.tables import published_section
 from synthmix.analysis.printing import Table
 from synthmix.analysis.section import Section
-from synthmix.analysis.shapes import curve_section, decay_section, scale_section
+from synthmix.analysis.shapes.sections import curve_section, decay_section, scale_section
 from synthmix.analysis.verdicts import comparisons_table, verdict_sentences, verdicts_table
+from synthmix.analysis.warning.section import warning_section
 
 Maker = Callable[[Analysis], Section | None]
 

@@ -55,7 +55,7 @@ def _write_summary(plan: Plan, store: Store) -> Path:
 
 
 def budget(options: argparse.Namespace) -> int:
-    from synthmix.analysis.budget import advise
+    from synthmix.analysis.budget.advice import advise
 
     advice = advise(options.model, options.task, options.study, options.margin)
     print(advice.as_json() if options.json else advice.text())

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from synthmix.analysis.budget import advise, parse_parameters, parse_task
-from synthmix.analysis.budget_evidence import count, ends, told, whole
-from synthmix.analysis.budget_published import published_evidence
-from synthmix.analysis.budget_study import study_evidence
+from synthmix.analysis.budget.advice import advise, parse_parameters, parse_task
+from synthmix.analysis.budget.evidence import count, ends, told, whole
+from synthmix.analysis.budget.published import published_evidence
+from synthmix.analysis.budget.study import study_evidence
 from synthmix.analysis.conditions import Analysis
 from synthmix.analysis.load import load_study
-from synthmix.analysis.published import FAMILIES, Published, load_published
-from synthmix.analysis.shapes_chains import share_chains
+from synthmix.analysis.paper.published import FAMILIES, Published, load_published
+from synthmix.analysis.shapes.chains import share_chains
 from synthmix.cli import main
 from synthmix.errors import UserError
 from synthmix.statistics.safe_proportion import safe_proportion

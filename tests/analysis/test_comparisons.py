@@ -64,7 +64,9 @@ def test_the_phase_0_model_can_be_the_control_of_every_later_condition(store: Pa
 
 
 def test_a_loss_is_degraded_and_no_change_with_many_items_is_safe(make_store: Make) -> None:
-    root = make_store(tasks=("nano-math",), proportions=(0.0, 0.01, 0.02, 0.5), iterations=1, items=3000, seeds=(0, 1, 2))
+    root = make_store(
+        tasks=("nano-math",), proportions=(0.0, 0.01, 0.02, 0.5), iterations=1, items=3000, seeds=(0, 1, 2)
+    )
     analysis = Analysis(load_study("sketch", root=root), resamples=50)
     verdicts = analysis.conditions.set_index(["iteration", "proportion"]).verdict
     assert verdicts[1, 0.5] == "degraded" and verdicts[1, 0.01] == "safe"

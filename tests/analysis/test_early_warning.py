@@ -18,8 +18,10 @@ from scipy import stats
 
 from synthmix import keys
 from synthmix.analysis import Analysis, load_study
-from synthmix.analysis.calibration_rise import calibration_rise_table
-from synthmix.analysis.early_warning import (
+from synthmix.analysis.section import Section
+from synthmix.analysis.warning.calibration_rise import calibration_rise_table
+from synthmix.analysis.warning.forecasts import Forecasts
+from synthmix.analysis.warning.section import (
     auroc_figure,
     auroc_table,
     lead_table,
@@ -27,10 +29,8 @@ from synthmix.analysis.early_warning import (
     paper_table,
     warning_section,
 )
-from synthmix.analysis.forecasts import Forecasts
-from synthmix.analysis.section import Section
-from synthmix.analysis.signals import COLUMNS, RIVAL, SIGNALS, estimators_of, loss_test, signal_table
-from synthmix.analysis.warning_sentences import sentences
+from synthmix.analysis.warning.sentences import sentences
+from synthmix.analysis.warning.signals import COLUMNS, RIVAL, SIGNALS, estimators_of, loss_test, signal_table
 from synthmix.metrics import equal_mass_calibration_error, expected_calibration_error
 from synthmix.statistics import Interval
 from synthmix.statistics.calibration import debiased_ece, ece_rise

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synthmix.analysis.beside import Beside, chains_of, choose, common_share, losses, starred
 from synthmix.analysis.conditions import Analysis, of
 from synthmix.analysis.load import load_study
-from synthmix.analysis.paper_tables import possible_ranks, published_section, table1, table2, table3, table4
+from synthmix.analysis.paper.beside import Beside, chains_of, choose, common_share, losses, starred
+from synthmix.analysis.paper.published import FAMILIES
+from synthmix.analysis.paper.tables import possible_ranks, published_section, table1, table2, table3, table4
 from synthmix.analysis.printing import Table
-from synthmix.analysis.published import FAMILIES
 from synthmix.analysis.section import Section
 
 MakeStore = Callable[..., Path]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from synthmix.analysis import published as module
-from synthmix.analysis.published import FAMILIES, Published, load_published, published_files, refit
+from synthmix.analysis.paper import published as module
+from synthmix.analysis.paper.published import FAMILIES, Published, load_published, published_files, refit
 from synthmix.errors import DataError, UserError
 
 FILE = Path(__file__).parents[2] / "experiments" / "paper" / "published.yaml"

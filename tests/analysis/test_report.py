@@ -78,7 +78,9 @@ def test_every_figure_has_a_caption_and_follows_the_page_colours(written: Path) 
     page = Page(written.read_text(encoding="utf-8"))
     drawn = [name for name in page.ids if name.startswith("figure-")]
     assert page.figures == page.captions == len(drawn)
-    assert {"figure-score", "figure-iterations", "figure-reliability", "figure-diversity", "figure-timings"} <= set(drawn)
+    assert {"figure-score", "figure-iterations", "figure-reliability", "figure-diversity", "figure-timings"} <= set(
+        drawn
+    )
     drawings = re.findall(r'<svg role="img".*?</svg>', written.read_text(encoding="utf-8"), flags=re.S)
     assert len(drawings) == len(list((written.parent / "figures").glob("*.svg")))
     for svg in drawings:

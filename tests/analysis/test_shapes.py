@@ -14,8 +14,8 @@ import pytest
 from synthmix import keys
 from synthmix.analysis import Analysis, StudyData, load_study
 from synthmix.analysis.section import Section
-from synthmix.analysis.shapes import curve_section, decay_section, scale_section
-from synthmix.analysis.shapes_chains import iteration_chains, share_chains
+from synthmix.analysis.shapes.chains import iteration_chains, share_chains
+from synthmix.analysis.shapes.sections import curve_section, decay_section, scale_section
 from synthmix.statistics import Array
 from synthmix.statistics.safe_proportion import safe_proportion
 

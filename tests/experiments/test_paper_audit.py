@@ -19,7 +19,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from synthmix.analysis.published import Published, load_published
+from synthmix.analysis.paper.published import Published, load_published
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "paper"
 

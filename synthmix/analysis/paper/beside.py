@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from synthmix.analysis.conditions import CONTROL_MODE, Analysis, of, percent
-from synthmix.analysis.published import FAMILIES, Published, load_published
+from synthmix.analysis.paper.published import FAMILIES, Published, load_published
 from synthmix.statistics import bonferroni
 from synthmix.statistics.equivalence import ALPHA
 

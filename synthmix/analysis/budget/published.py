@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from synthmix import keys
-from synthmix.analysis.budget_evidence import SAME_SIZE, Evidence, count, ends, told, whole, within
+from synthmix.analysis.budget.evidence import SAME_SIZE, Evidence, count, ends, told, whole, within
 from synthmix.analysis.conditions import percent
-from synthmix.analysis.published import Published, refit
+from synthmix.analysis.paper.published import Published, refit
 from synthmix.statistics import LEVEL, Array
 from synthmix.statistics.scaling import Prediction, ScalingLaw
 from synthmix.statistics.shapes import isotonic

@@ -18,7 +18,7 @@ from synthmix.analysis.conditions import Analysis, percent
 from synthmix.analysis.drawing import Figure, draw, slug
 from synthmix.analysis.printing import ITEMS, MODE, MODEL, SEEDS, SHARE, TASK, Column, Table, make_table
 from synthmix.analysis.section import Section
-from synthmix.analysis.shapes_chains import (
+from synthmix.analysis.shapes.chains import (
     MAX_SENTENCES,
     Chain,
     brackets,
@@ -80,7 +80,7 @@ def _findings(told: Sequence[Told], chains: Sequence[Chain]) -> Iterator[str]:
     for one in top:
         yield _sentence(one, name_of(one.chain, chains))
     if len(known) > len(top):
-        yield f"These are the {len(top)} largest falls of {len(known)} chains; the table has all of them."
+        yield f"These are the {len(top)} lowest changes of {len(known)} chains; the table has all of them."
 
 
 def _sentence(one: Told, name: str) -> str:
@@ -92,6 +92,8 @@ def _sentence(one: Told, name: str) -> str:
         text += f" (by residual alone: with {len(one.curve.x)} points AICc is not defined)"
     if found.half_life is None:
         return f"{text}. No half-life: {found.reason}."
+    if math.isinf(found.half_life.estimate):
+        return f"{text}. No half-life can be told: it would lie beyond {FAR * found.last:.0f} iterations."
     text += f". Half of the score would be left after {half_life_words(found)} iterations"
     if found.extrapolated:
         text += ": this extrapolates the shape beyond the last iteration, and takes the score to go on to 0"

@@ -274,7 +274,7 @@ class Published:
 
 def published_files() -> list[Path]:
     """Where the numbers are looked for: ./experiments/paper, the checkout's own, the installed package's."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     experiments = [folder / "experiments" / "paper" / FILE for folder in (Path.cwd(), package.parent)]
     return list(dict.fromkeys([*experiments, package / "analysis" / "assets" / FILE]))
 

@@ -17,8 +17,8 @@ from synthmix.analysis.conditions import Analysis, label, percent
 from synthmix.analysis.drawing import Figure, Panel, draw, errorbar, looks_of, slug, title_of, uncertainty, varying
 from synthmix.analysis.printing import ITERATION, MODE, MODEL, SEEDS, SHARE, TASK, Column, Table, make_table, show
 from synthmix.analysis.section import Section
-from synthmix.analysis.shapes_chains import MAX_SENTENCES, listed, share_chains
-from synthmix.analysis.shapes_curves import safe_words
+from synthmix.analysis.shapes.chains import MAX_SENTENCES, listed, share_chains
+from synthmix.analysis.shapes.curves import safe_words
 from synthmix.analysis.svg import INK, Look
 from synthmix.statistics.safe_proportion import safe_proportion
 from synthmix.statistics.scaling import FEWEST_SIZES, Coefficient, Law, ScalingLaw, fit_law

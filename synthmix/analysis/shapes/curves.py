@@ -16,7 +16,7 @@ from synthmix.analysis.conditions import Analysis, percent
 from synthmix.analysis.drawing import HEIGHT, WIDTH, Figure, Panel, slug
 from synthmix.analysis.printing import ITEMS, ITERATION, MODE, MODEL, SEEDS, TASK, Column, Table, make_table
 from synthmix.analysis.section import Section
-from synthmix.analysis.shapes_chains import MAX_SENTENCES, Chain, brackets, name_of, share_chains
+from synthmix.analysis.shapes.chains import MAX_SENTENCES, Chain, brackets, name_of, share_chains
 from synthmix.analysis.svg import INK, Look, canvas, look, to_svg
 from synthmix.statistics import Interval
 from synthmix.statistics.curves import Curve

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from synthmix.analysis.budget_evidence import SAME_SIZE, Evidence, count, ends, told, whole, within
+from synthmix.analysis.budget.evidence import SAME_SIZE, Evidence, count, ends, told, whole, within
 from synthmix.analysis.conditions import CONTROL_MODE, Analysis
 from synthmix.analysis.load import StudyData
-from synthmix.analysis.shapes_chains import Chain, listed, share_chains
+from synthmix.analysis.shapes.chains import Chain, listed, share_chains
 from synthmix.errors import UserError, near_match
 from synthmix.statistics.safe_proportion import SafeProportion, safe_proportion
 from synthmix.statistics.scaling import FEWEST_SIZES, fit_law

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from synthmix.analysis.printing import minus
-from synthmix.analysis.shapes_chains import brackets
+from synthmix.analysis.shapes.chains import brackets
 
 #: Model sizes whose ratio differs from 1 by less count as the same (410M is 405,334,016 parameters).
 SAME_SIZE = 0.05

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from synthmix.analysis.budget_evidence import Evidence, count, ends, whole
-from synthmix.analysis.budget_published import published_evidence
+from synthmix.analysis.budget.evidence import Evidence, count, ends, whole
+from synthmix.analysis.budget.published import published_evidence
 from synthmix.analysis.conditions import percent
-from synthmix.analysis.published import FAMILIES, load_published
+from synthmix.analysis.paper.published import FAMILIES, load_published
 from synthmix.config import config_names, load_model
 from synthmix.errors import UserError, near_match, unknown
 from synthmix.tasks import get_task, is_task_file, task_names
@@ -128,7 +128,7 @@ def advise(model: str, task: str, study: str | None = None, margin: float = 0.10
     if study is None:
         evidence = _published(parameters, name, family, margin)
     else:
-        from synthmix.analysis.budget_study import study_evidence
+        from synthmix.analysis.budget.study import study_evidence
         from synthmix.analysis.load import load_study
 
         evidence = study_evidence(load_study(study, root), parameters, name, family, margin)

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from synthmix.analysis.signals import RIVAL, Signal, estimators_of
+from synthmix.analysis.paper.published import load_published
+from synthmix.analysis.warning.signals import RIVAL, Signal, estimators_of
 from synthmix.statistics import RESAMPLES
 from synthmix.statistics.clusters import Estimate, Undefined
 from synthmix.statistics.forecast import (
@@ -29,10 +30,14 @@ from synthmix.statistics.forecast import (
     p_value,
 )
 
-#: Relative rises of the ECE that warn and are critical, and the skill that is published for the first
-#: (arXiv 2510.05133, section 4.4).
+#: Relative rises of the ECE that warn and are critical (arXiv 2510.05133, section 4.4).
 WARNING, CRITICAL = 0.5, 1.0
-PUBLISHED = {"precision": 0.91, "recall": 0.87}
+
+
+def published_skill() -> dict[str, float]:
+    """Precision and recall that the paper states for the first of these rules."""
+    stated = load_published().early_warning
+    return {"precision": stated.precision / 100, "recall": stated.recall / 100}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synthmix.analysis.forecasts import PUBLISHED, WARNING, Forecasts, Judged, p_of
-from synthmix.analysis.signals import KNOWN, RIVAL
+from synthmix.analysis.warning.forecasts import WARNING, Forecasts, Judged, p_of, published_skill
+from synthmix.analysis.warning.signals import KNOWN, RIVAL
 from synthmix.statistics import Interval, bonferroni
 from synthmix.statistics.clusters import Estimate, Undefined
 
@@ -52,8 +52,9 @@ def _published(forecasts: Forecasts) -> str:
     if not forecasts.paper:
         return "No confidence was recorded on validation items, so the paper's rule on the ECE is not judged."
     name, skill = f"validation {forecasts.paper[0].signal.label}", forecasts.paper[0].skill
+    stated = published_skill()
     beside = (
-        f"the paper reports {100 * PUBLISHED['precision']:.0f} % and {100 * PUBLISHED['recall']:.0f} %, without a base"
+        f"the paper reports {100 * stated['precision']:.0f} % and {100 * stated['recall']:.0f} %, without a base"
         " rate and without an interval, so its precision cannot be told from that of an alert that is always on"
     )
     if isinstance(skill.precision, Undefined):

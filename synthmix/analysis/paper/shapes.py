@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from synthmix.analysis.beside import AT, PUBLISHED, Beside, chain_of, chains_of, losses, paper_name, starred
 from synthmix.analysis.conditions import of, percent
 from synthmix.analysis.drawing import Figure, Panel, draw, errorbar, slug, uncertainty
+from synthmix.analysis.paper.beside import AT, PUBLISHED, Beside, chain_of, chains_of, losses, paper_name, starred
 from synthmix.analysis.printing import minus
 from synthmix.analysis.svg import look
 

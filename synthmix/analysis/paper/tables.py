@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from synthmix.analysis.beside import PUBLISHED, Beside, chains_of, choose, losses, paper_name, starred
 from synthmix.analysis.conditions import Analysis, of, percent
-from synthmix.analysis.paper_shapes import compared, figure1, scope
+from synthmix.analysis.paper.beside import PUBLISHED, Beside, chains_of, choose, losses, paper_name, starred
+from synthmix.analysis.paper.published import FAMILIES
+from synthmix.analysis.paper.shapes import compared, figure1, scope
 from synthmix.analysis.printing import SEEDS, SHARE, Column, Table, minus
-from synthmix.analysis.published import FAMILIES
 from synthmix.analysis.section import Section
 
 FAMILY, SOURCE = Column("family", "task"), Column("source", "model, task")

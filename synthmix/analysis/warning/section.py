@@ -16,15 +16,15 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from synthmix.analysis.calibration_rise import calibration_rise_table
 from synthmix.analysis.conditions import Analysis
 from synthmix.analysis.drawing import Figure, Panel
-from synthmix.analysis.forecasts import PUBLISHED, WARNING, Alerts, Forecasts, Judged
 from synthmix.analysis.printing import Column, Table
 from synthmix.analysis.section import Section
-from synthmix.analysis.signals import CHAIN, KNOWN, RIVAL, SIGNALS, signal_table
 from synthmix.analysis.svg import INK, Look, canvas, look, to_svg
-from synthmix.analysis.warning_sentences import interventions, sentences
+from synthmix.analysis.warning.calibration_rise import calibration_rise_table
+from synthmix.analysis.warning.forecasts import WARNING, Alerts, Forecasts, Judged, published_skill
+from synthmix.analysis.warning.sentences import interventions, sentences
+from synthmix.analysis.warning.signals import CHAIN, KNOWN, RIVAL, SIGNALS, signal_table
 from synthmix.statistics import Interval, bonferroni
 from synthmix.statistics.clusters import Estimate, Undefined
 
@@ -142,7 +142,7 @@ def paper_table(forecasts: Forecasts) -> Table:
     rows = [_alert_row(alerts) for alerts in forecasts.paper]
     if rows:
         rows.append(_always_row(forecasts))
-        rows.append({"signal": "ECE, as published (6.9B)", "rule": f"+{100 * WARNING:.0f} %", **PUBLISHED})
+        rows.append({"signal": "ECE, as published (6.9B)", "rule": f"+{100 * WARNING:.0f} %", **published_skill()})
     note = (
         "Alert at t: the ECE of the validation items rose by more than the rule over phase 0. Loss at t + 1: the test score"
         f" is below that of {forecasts.reference} at p < 0.05 (one-sided, paired over items, one"

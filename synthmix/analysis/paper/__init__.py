@@ -1,0 +1,1 @@
+"""The published numbers, and a study beside them in the layout of the paper."""

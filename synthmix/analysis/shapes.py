@@ -1,7 +1,0 @@
-"""The report's sections on shapes: over the synthetic share, over model size, over iterations."""
-
-from synthmix.analysis.shapes_curves import curve_section
-from synthmix.analysis.shapes_decay import decay_section
-from synthmix.analysis.shapes_scale import scale_section
-
-__all__ = ["curve_section", "decay_section", "scale_section"]

@@ -1,0 +1,1 @@
+"""Early warning judged as a forecast, and whether a rise of the ECE is real."""
