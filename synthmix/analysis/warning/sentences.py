@@ -62,8 +62,8 @@ def _published(forecasts: Forecasts) -> str:
             f"The {name} rose by more than {100 * WARNING:.0f} % in none of {_counted(skill.n, 'forecast')}, so its"
             f" precision does not exist; {beside}."
         )
-    beats = isinstance(skill.lift, Interval) and skill.lift.low > 0
-    more = "more than" if beats else "not distinguishable from"
+    low, high = (skill.lift.low, skill.lift.high) if isinstance(skill.lift, Interval) else (-1.0, 1.0)
+    more = "more than" if low > 0 else "less than" if high < 0 else "not distinguishable from"
     recall = "its recall does not exist" if isinstance(skill.recall, Undefined) else f"recall {_percent(skill.recall)}"
     return (
         f"A rise of the {name} by more than {100 * WARNING:.0f} % alerted {_counted(skill.alerts, 'time')}:"
