@@ -17,6 +17,7 @@ from synthmix import __version__
 from synthmix.analysis import findings
 from synthmix.analysis.conditions import Analysis, percent
 from synthmix.analysis.drawing import Figure
+from synthmix.analysis.limits import limits
 from synthmix.analysis.load import StudyData
 from synthmix.analysis.printing import Column, Printed, Table
 from synthmix.analysis.section import Section
@@ -94,7 +95,7 @@ def build_report(analysis: Analysis) -> Report:
         subtitle=_subtitle(study),
         facts=findings.facts(analysis),
         results=findings.results(analysis),
-        limits=findings.limits(analysis),
+        limits=limits(analysis),
         sections=all_sections(analysis),
         samples=_samples(study),
         commands=_commands(study),

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from synthmix.analysis import Analysis, load_study, write_report
-from synthmix.analysis.findings import calibration_sentences, diversity_sentences, duration, limits, results
+from synthmix.analysis.findings import calibration_sentences, diversity_sentences, duration, results
+from synthmix.analysis.limits import limits
 from synthmix.analysis.report import build_report
 
 Make = Callable[..., Path]
@@ -182,12 +183,25 @@ STATES = {
     "baselines only": {"iterations": 0, "items": 60},
     "no control": {"proportions": (0.3,), "iterations": 1, "seeds": (0,), "items": 60},
     "in part": {"failed": ("nano-math.replace-0.it1",), "planned": ("nano-facts", "it2"), "seeds": (0,), "items": 60},
+    "one proportion": {"proportions": (0.0,), "iterations": 2, "items": 60},
+    "two seeds, one share": {"tasks": ("nano-math",), "proportions": (0.0, 0.3), "iterations": 1, "items": 60},
+    "all right": {"tasks": ("nano-math",), "base": 2.0, "effect": 0.0, "iterations": 2, "items": 60},
+    "all wrong": {"tasks": ("nano-math",), "base": -1.0, "effect": 0.0, "iterations": 2, "items": 60},
     "few items": {"tasks": ("nano-code",), "items": 4, "seeds": (0,), "iterations": 1},
     "modes and models": {
         "tasks": ("nano-code",), "models": ("nano-0.9m", "nano-3m"), "modes": ("replace", "augment"), "seeds": (0,),
         "proportions": (0.0, 0.5), "items": 60,
     },
 }  # fmt: skip
+
+
+#: What the page must say of a state, where a number alone would mislead.
+SAID = {
+    "one proportion": ("No condition with synthetic text has a finished 0",),
+    "two seeds, one share": ("Two seeds show the variation", "With fewer than three comparisons"),
+    "all right": ("no item is scored differently", "Every item is right in 9 of 9 conditions"),
+    "all wrong": ("no item is scored differently", "Every item is wrong in 9 of 9 conditions"),
+}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -201,6 +215,8 @@ def test_every_state_of_a_study_has_a_report(make_store: Make, tmp_path: Path, s
     assert f"{len(study.done)} of {len(study.cells)} done" in text
     if state in ("all failed", "in part"):
         assert "StoreError: &lt;no space&gt; left on the disk" in text
+    for words in SAID.get(state, ()):
+        assert words in text, words
     if study.done.empty:
         assert "No cell has finished, so there is no result." in text and page.figures == 0
 
