@@ -217,7 +217,7 @@ def _headlines(frame: pd.DataFrame, n_cells: int) -> list[str]:
 def narrow(values: NDArray[np.float64], bins: set[int]) -> NDArray[np.float32]:
     """Values as 32-bit floats that lie in the same of each number of equal-width bins over 0 to 1 as before.
 
-    >>> bool(np.float32(0.7) < 0.7), bool(narrow(np.array([0.7]), {10})[0] < 0.7)
+    >>> float(np.float32(0.7)) < 0.7, float(narrow(np.array([0.7]), {10})[0]) < 0.7
     (True, False)
     """
     rounded = values.astype(np.float32)

@@ -160,6 +160,7 @@ class TestOpenStudy:
             open_study("no-such-study")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
     "design",

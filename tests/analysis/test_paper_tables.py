@@ -22,6 +22,9 @@ from synthmix.analysis.section import Section
 MakeStore = Callable[..., Path]
 RESAMPLES = 50
 
+#: Each simulates a study; together they take half a minute.
+pytestmark = pytest.mark.slow
+
 
 def analysis_of(root: Path, **settings: object) -> Analysis:
     return Analysis(load_study("sketch", root), RESAMPLES, estimators=("confidence",), **settings)  # type: ignore[arg-type]

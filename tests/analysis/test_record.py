@@ -68,6 +68,7 @@ def test_items_are_the_same_but_for_rounding(study: StudyData, record: StudyData
         assert ours[exact].equals(theirs[exact]), exact
 
 
+@pytest.mark.slow
 def test_statistics_are_the_same_to_a_millionth(study: StudyData, record: StudyData) -> None:
     for split, group in (("test", None), ("validation", None), ("hans", ("answerable", "no"))):
         ours, theirs = (Analysis(s, 200, split, group).conditions for s in (record, study))
@@ -149,6 +150,7 @@ def test_blind_spots_are_the_same(make_store: Make, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(after, before)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_record_is_that_of_its_store(make_store: Make, tmp_path: Path) -> None:
     root = make_store(tasks=("nano-math",), proportions=(0.0, 0.5), iterations=1, items=60, groups=True)
     for path in root.glob("cells/*/items.parquet"):

@@ -87,6 +87,7 @@ def json_number(value: float) -> float | str:
     return value if np.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}[str(value)]
 
 
+@pytest.mark.slow
 def test_a_run_is_written_once_and_again_when_its_cell_changed(cell_folder: Path, read_run: Reader) -> None:
     cell = CellRun.of_folder(cell_folder, "sketch")
     assert not is_written(cell, CONFIG)
@@ -107,6 +108,7 @@ def test_a_run_is_written_once_and_again_when_its_cell_changed(cell_folder: Path
     assert not is_written(cell, CONFIG)
 
 
+@pytest.mark.slow
 def test_a_copied_store_is_written_anew_unless_it_was_sent(cell_folder: Path, tmp_path: Path) -> None:
     """The run of a table names the place of a file, which is elsewhere now."""
     write_cell_run(CellRun.of_folder(cell_folder, "sketch"), CONFIG)

@@ -93,6 +93,7 @@ def test_equivalence_is_seldom_shown_at_the_margin_and_mostly_where_it_is_true(p
     assert decisions.equivalence(0.0, 3000, "none", 10)["whole study"]["rate"] > 0.9
 
 
+@pytest.mark.slow
 def test_safe_is_not_said_of_losses_beyond_the_margin(proof: dict[str, ModuleType]) -> None:
     found = proof["_decisions"].verdicts("none", 2000, 6)
     assert found["-5"]["safe"]["rate"] == found["-10"]["safe"]["rate"] == found["0"]["degraded"]["rate"] == 0
