@@ -1,12 +1,12 @@
 """Seeds and items as two random factors, and how a study's comparisons lend each other their seeds.
 
 Two or three seeds say little about how much training runs differ: a standard error that rests on them alone is now far
-too small, now far too large, and a t-test that trusts it errs in 14 and 8 % of comparisons without an effect instead of
-5 %. A study has many comparisons with as many seeds each, though, and the share of noise that is due to runs is much
-the same in all of them. So that share is moderated: drawn towards its typical value in the study, the more the more
-alike the comparisons are, as variances of genes are in microarrays with few replicates (Smyth 2004, "Linear models and
-empirical Bayes methods", Statistical Applications in Genetics and Molecular Biology 3). One comparison alone is left as
-it is.
+too small, now far too large, and a t-test that trusts it errs in 13 and 7 % of comparisons without an effect instead of
+5 % (2 and 3 seeds that differ much; experiments/statistics). A study has many comparisons with as many seeds each,
+though, and the share of noise that is due to runs is much the same in all of them. So that share is moderated: drawn
+towards its typical value in the study, the more the more alike the comparisons are, as variances of genes are in
+microarrays with few replicates (Smyth 2004, "Linear models and empirical Bayes methods", Statistical Applications in
+Genetics and Molecular Biology 3). One comparison alone is left as it is.
 """
 
 from __future__ import annotations

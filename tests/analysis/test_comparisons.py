@@ -15,7 +15,8 @@ from statsmodels.stats.multitest import multipletests
 from synthmix.analysis import Analysis, load_study
 from synthmix.analysis.comparisons import judge_family, nothing
 from synthmix.analysis.conditions import of
-from synthmix.analysis.report import build_report
+from synthmix.analysis.limits import limits
+from synthmix.analysis.tables import score_table
 from synthmix.analysis.verdicts import comparisons_table, verdict_sentences, verdicts_table
 
 Make = Callable[..., Path]
@@ -23,7 +24,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def analysis(store: Path) -> Analysis:
-    return Analysis(load_study("sketch", root=store), resamples=200)
+    return Analysis(load_study("sketch", root=store), resamples=200, estimators=())
 
 
 def test_corrections_are_those_of_statsmodels_over_the_whole_family(analysis: Analysis) -> None:
@@ -53,21 +54,21 @@ def test_effect_sizes_and_seed_test_are_by_the_book(analysis: Analysis) -> None:
 
 def test_the_phase_0_model_can_be_the_control_of_every_later_condition(store: Path) -> None:
     study = load_study("sketch", root=store)
-    analysis = Analysis(study, resamples=50, control="baseline")
+    analysis = Analysis(study, resamples=50, estimators=(), control="baseline")
     frame = analysis.conditions
     later = frame[frame.iteration > 0]
     assert set(later.control) == {"found"} and analysis.family == len(later) == 2 * 2 * 4
     base = of(frame, task="nano-facts", iteration=0).iloc[0]
     row = of(frame, task="nano-facts", iteration=2, proportion=0.3).iloc[0]
     assert row.difference == pytest.approx(row.score - base.score)
-    assert "the phase 0 model" in build_report(analysis).tables[0].note
+    assert "the phase 0 model" in score_table(analysis).note
 
 
 def test_a_loss_is_degraded_and_no_change_with_many_items_is_safe(make_store: Make) -> None:
     root = make_store(
         tasks=("nano-math",), proportions=(0.0, 0.01, 0.02, 0.5), iterations=1, items=3000, seeds=(0, 1, 2)
     )
-    analysis = Analysis(load_study("sketch", root=root), resamples=50)
+    analysis = Analysis(load_study("sketch", root=root), resamples=50, estimators=())
     verdicts = analysis.conditions.set_index(["iteration", "proportion"]).verdict
     assert verdicts[1, 0.5] == "degraded" and verdicts[1, 0.01] == "safe"
     said = verdict_sentences(analysis)
@@ -78,7 +79,7 @@ def test_a_loss_is_degraded_and_no_change_with_many_items_is_safe(make_store: Ma
 
 def test_what_is_undecided_says_what_would_decide(make_store: Make) -> None:
     root = make_store(tasks=("nano-math",), proportions=(0.0, 0.02, 0.04, 0.06), iterations=1, items=60)
-    frame = Analysis(load_study("sketch", root=root), resamples=50).conditions
+    frame = Analysis(load_study("sketch", root=root), resamples=50, estimators=()).conditions
     undecided = frame[frame.verdict == "undecided"]
     assert len(undecided) and (undecided.items_needed > 60).all()
     assert (undecided.seeds_needed > 2).all()
@@ -87,7 +88,7 @@ def test_what_is_undecided_says_what_would_decide(make_store: Make) -> None:
 def test_a_wider_margin_makes_more_conditions_safe(store: Path) -> None:
     study = load_study("sketch", root=store)
     counts = [
-        (Analysis(study, resamples=20, margin=margin).conditions.verdict == "safe").sum()
+        (Analysis(study, resamples=20, estimators=(), margin=margin).conditions.verdict == "safe").sum()
         for margin in (0.001, 0.03, 0.5)
     ]
     assert counts[0] == 0 and counts[0] <= counts[1] < counts[2] == 12
@@ -99,12 +100,11 @@ def test_items_that_differ_between_conditions_are_left_out_and_counted(make_stor
     frame = pd.read_parquet(path)
     frame.loc[frame.item == "0007", "item"] = "other"
     frame.to_parquet(path, index=False)
-    analysis = Analysis(load_study("sketch", root=root), resamples=50)
+    analysis = Analysis(load_study("sketch", root=root), resamples=50, estimators=())
     row = of(analysis.conditions, proportion=0.5).iloc[0]
     assert (row.n_paired_items, row.n_unpaired_items) == (49, 2)
-    report = build_report(analysis)
-    assert any("do not answer the same items" in said for said in report.limits)
-    assert "2 over all rows and seeds" in report.tables[0].note
+    assert any("do not answer the same items" in said for said in limits(analysis))
+    assert "2 over all rows and seeds" in score_table(analysis).note
 
 
 def test_the_full_table_prints_every_statistic(analysis: Analysis) -> None:

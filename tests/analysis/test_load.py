@@ -104,6 +104,7 @@ def test_a_torn_last_line_of_a_pool_is_not_read(make_store: Make) -> None:
     assert study.pool_texts(name, 5) == ["Question: Cy?\nAnswer: 3"]
 
 
+@pytest.mark.slow
 def test_cells_of_a_large_study_open_without_their_items(make_store: Make) -> None:
     """2,000 finished cells: the table of cells looks at the ends of their item tables, and reads none."""
     root = make_store(tasks=("nano-math",), seeds=(0,), iterations=0)

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from synthmix.analysis import Analysis, load_study, write_report
+from synthmix.analysis.figures import score_figure
 from synthmix.analysis.findings import calibration_sentences, diversity_sentences, duration, results
 from synthmix.analysis.limits import limits
-from synthmix.analysis.report import build_report
+from synthmix.analysis.tables import score_table
 
 Make = Callable[..., Path]
 #: Elements that HTML closes by itself, and those of SVG that the drawings close with a slash.
@@ -237,7 +238,7 @@ def test_pool_texts_stand_in_where_a_cell_kept_no_examples(make_store: Make, tmp
 def test_captions_say_what_the_intervals_cover(make_store: Make) -> None:
     one = Analysis(load_study("sketch", root=make_store(seeds=(0,), items=60, iterations=1)), resamples=50)
     two = Analysis(load_study("sketch", root=make_store(seeds=(0, 1), items=60, iterations=1)), resamples=50)
-    first, second = (build_report(analysis).figures[0].caption for analysis in (one, two))
+    first, second = (figure.caption for analysis in (one, two) if (figure := score_figure(analysis)))
     assert "One seed only" in first and "not variation between training runs" in first
     assert second.count("2 seeds") == 1
 
@@ -263,9 +264,10 @@ def test_a_share_that_is_not_the_nominal_one_is_said(make_store: Callable[..., P
     analysis = Analysis(load_study("sketch", root=root), resamples=50)
     assert any("with 50 % synthetic text (67 % of the training set)" in s for s in results(analysis))
     assert any("With accumulate the training set is larger" in s for s in limits(analysis))
-    figure = next(f for f in build_report(analysis).figures if f.name == "score")
+    figure = score_figure(analysis)
+    assert figure is not None
     assert "1 condition was trained on another (67 to 67 %" in figure.caption
-    table = next(t for t in build_report(analysis).tables if t.name == "score")
+    table = score_table(analysis)
     assert "The control took fewer steps than accumulate" in table.note
 
 

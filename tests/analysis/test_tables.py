@@ -14,6 +14,7 @@ from synthmix.analysis import Analysis, load_study
 from synthmix.analysis.conditions import of
 from synthmix.analysis.printing import Column, Printed, minus, show
 from synthmix.analysis.report import build_report
+from synthmix.analysis.sections import effect_section
 from synthmix.analysis.tables import (
     baselines_table,
     calibration_table,
@@ -68,9 +69,8 @@ def test_groups_are_scored_and_compared_by_themselves(make_store: Make) -> None:
 
 
 def test_without_groups_there_is_no_such_table(analysis: Analysis) -> None:
-    assert groups_table(analysis).frame.empty and "groups" not in {
-        table.name for table in build_report(analysis).tables
-    }
+    section = effect_section(analysis)
+    assert groups_table(analysis).frame.empty and "groups" not in {table.name for table in section.tables}
 
 
 def test_family_counts_every_comparison_once_and_is_printed(analysis: Analysis) -> None:
