@@ -27,6 +27,7 @@ import pandas as pd
 
 from synthmix.analysis import Analysis, findings
 from synthmix.analysis.figures import iterations_figure, score_figure
+from synthmix.analysis.limits import limits
 from synthmix.analysis.notebook import open_study, show
 from synthmix.analysis.tables import baselines_table, score_table
 
@@ -102,7 +103,7 @@ show(findings.results(analysis))
 # And what this study cannot say:
 
 # %%
-show(findings.limits(analysis))
+show(limits(analysis))
 
 # %%
 show(score_table(analysis))
