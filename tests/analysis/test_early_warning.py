@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -414,16 +413,3 @@ def test_only_items_that_both_answered_are_exchanged(make_store: Make) -> None:
 
 
 # -- speed ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_three_hundred_cells_take_seconds(make_store: Make) -> None:
-    tasks = ("nano-math", "nano-facts", "nano-code")
-    root = make_store(
-        tasks=tasks, iterations=4, seeds=(0, 1, 2, 3), proportions=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5), items=1000
-    )
-    analysis = Analysis(load_study("sketch", root))
-    assert len(analysis.study.done) == 300 and analysis.items
-    start = time.process_time()
-    assert warning_section(analysis) is not None
-    assert time.process_time() - start < 10

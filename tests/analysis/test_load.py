@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,14 +116,10 @@ def test_cells_of_a_large_study_open_without_their_items(make_store: Make) -> No
         (root / "cells" / cell["name"] / "result.json").write_text(json.dumps(result | cell))
         os.link(template / "items.parquet", root / "cells" / cell["name"] / "items.parquet")
     (root / "studies" / "sketch" / "plan.json").write_text(json.dumps(plan | {"cells": cells}))
-    start = time.process_time()
     study = load_study("sketch", root=root)
     assert len(study.done) == 2000 and list(study.done.seed) == list(range(2000))
-    assert time.process_time() - start < 4
-    start = time.process_time()
     items = study.read_items(["item", "score"], split="test")
     assert len(items) == 2000 * 200 and list(items.seed[::200]) == list(range(2000))
-    assert time.process_time() - start < 20
 
 
 def test_items_of_some_cells(store: Path) -> None:

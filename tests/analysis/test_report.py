@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -274,11 +273,3 @@ def test_a_share_that_is_not_the_nominal_one_is_said(make_store: Callable[..., P
 @pytest.mark.parametrize(("seconds", "said"), [(42, "42 s"), (720, "12 min"), (12240, "3.4 h")])
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
-
-
-@pytest.mark.slow
-def test_a_report_of_forty_cells_of_500_items_takes_less_than_ten_seconds(make_store: Make, tmp_path: Path) -> None:
-    root = make_store(items=500)
-    start = time.process_time()
-    write_report(load_study("sketch", root=root), tmp_path)
-    assert time.process_time() - start < 10

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
@@ -31,6 +29,8 @@ from synthmix.statistics import (
     tost,
 )
 from synthmix.statistics.differences import NO_DIFFERENCE, UNSHARED
+
+Anova = Callable[[np.ndarray], tuple[float, float, float]]
 
 
 def coin(name: object, *shape: int, p: float = 0.6) -> np.ndarray:
@@ -82,21 +82,7 @@ def test_one_seed_of_fractional_scores_is_tested_by_its_bootstrap_error() -> Non
 # -- several seeds ----------------------------------------------------------------------------------------------------
 
 
-def anova(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean squares of seeds, items and the rest, by statsmodels' two-way analysis of variance."""
-    seeds, n = values.shape
-    table = pd.DataFrame(
-        {
-            "y": values.ravel(),
-            "seed": np.repeat(range(seeds), n).astype(str),
-            "item": np.tile(range(n), seeds).astype(str),
-        }
-    )
-    found = anova_lm(ols("y ~ C(seed) + C(item)", table).fit())
-    return tuple(found.mean_sq[["C(seed)", "C(item)", "Residual"]])
-
-
-def test_several_seeds_are_a_random_factor_beside_the_items() -> None:
+def test_several_seeds_are_a_random_factor_beside_the_items(anova: Anova) -> None:
     control = [coin(("c", s), 60, p=0.7) for s in range(3)]
     treatment = [c * coin(("l", s), 60, p=0.95 - 0.4 * s) for s, c in enumerate(control)]
     found = paired_difference(treatment, control, "p")

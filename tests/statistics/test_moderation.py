@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import optimize, special
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
 
 from synthmix import keys
 from synthmix.statistics import Crossed, SeedNoise, crossed, crossed_error, seed_noise
 from synthmix.statistics.simulate import Loss, Simulation, simulate
 
-
-def anova(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean squares of seeds, items and the rest, by statsmodels' two-way analysis of variance."""
-    seeds, n = values.shape
-    table = pd.DataFrame(
-        {
-            "y": values.ravel(),
-            "seed": np.repeat(range(seeds), n).astype(str),
-            "item": np.tile(range(n), seeds).astype(str),
-        }
-    )
-    found = anova_lm(ols("y ~ C(seed) + C(item)", table).fit())
-    return tuple(found.mean_sq[["C(seed)", "C(item)", "Residual"]])
+Anova = Callable[[np.ndarray], tuple[float, float, float]]
 
 
 def comparison(ratio: float, freedom: int, rest: float = 1.0) -> Crossed:
@@ -38,7 +24,7 @@ def comparison(ratio: float, freedom: int, rest: float = 1.0) -> Crossed:
 # -- one comparison ---------------------------------------------------------------------------------------------------
 
 
-def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
+def test_mean_squares_are_those_of_a_two_way_analysis_of_variance(anova: Anova) -> None:
     values = keys.generator("table").normal(size=(4, 30)) + keys.generator("seeds").normal(size=(4, 1))
     table = crossed(values)
     assert (table.of_seeds, table.of_items, table.rest) == pytest.approx(anova(values))
@@ -46,7 +32,7 @@ def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
     assert table.ratio == pytest.approx(table.of_seeds / table.rest)
 
 
-def test_noise_never_makes_the_error_smaller_than_a_factor_shows() -> None:
+def test_noise_never_makes_the_error_smaller_than_a_factor_shows(anova: Anova) -> None:
     values = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])  # neither factor, all rest
     assert crossed_error(values) == (0.0, 1.0)
     values = np.array([[1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]])

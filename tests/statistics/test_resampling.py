@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
 from synthmix import keys
-from synthmix.statistics import hierarchical_bootstrap, resampling
+from synthmix.statistics import resampling
 from synthmix.statistics.resampling import checked, resample
 
 
@@ -75,12 +73,3 @@ def test_what_cannot_be_resampled_is_refused() -> None:
         with pytest.raises(ValueError, match="at least one item"):
             checked(nothing, shared_items=False)
     assert [len(row) for row in checked([np.ones(3), np.ones(4)], shared_items=False)] == [3, 4]
-
-
-def test_a_study_of_sixty_cells_is_quick() -> None:
-    """Sixty conditions of 500 items in three seeds: a bootstrap each, within seconds."""
-    scores = [(row > 0).astype(float) for row in table("quick", 3, 500)]
-    start = time.process_time()
-    for cell in range(60):
-        hierarchical_bootstrap(scores, cell)
-    assert time.process_time() - start < 10
