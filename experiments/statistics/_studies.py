@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from synthmix.statistics import Array, Crossed, SeedNoise, crossed, seed_noise, wilson
+from synthmix.statistics.moderation import SHARED_CONTROL
 from synthmix.statistics.resampling import resample
 from synthmix.statistics.simulate import Simulation, simulate
 
@@ -112,10 +113,9 @@ def judge(scores: Sequence[Array], quantities: Sequence[str] = QUANTITIES) -> di
 
 def noises(groups: Sequence[Sequence[Crossed]], quantity: str) -> dict[str, list[SeedNoise | None]]:
     """What the seeds of the other comparisons say, for each task and way."""
-    controls = None if quantity == "level" else [task for task, group in enumerate(groups) for _ in group]
-    whole = seed_noise([c for group in groups for c in group], controls)
-    alone = [seed_noise(group, controls and ["its own"] * len(group)) for group in groups]
-    return {OWN: [None] * len(groups), TASK: alone, STUDY: [whole] * len(groups)}
+    correlation = None if quantity == "level" else SHARED_CONTROL
+    alone = [seed_noise([group], correlation)[0] for group in groups]
+    return {OWN: [None] * len(groups), TASK: alone, STUDY: seed_noise(groups, correlation)}
 
 
 def bootstrap(scores: Sequence[Array], task: int, share: int, *key: Any, resamples: int = 1000) -> dict[str, Array]:

@@ -23,6 +23,7 @@ from synthmix.analysis.conditions import CONDITION, CONTROL_MODE, ENDS, Analysis
 from synthmix.analysis.load import StudyData
 from synthmix.analysis.printing import CELL, SEEDS, Column, Table, make_table
 from synthmix.statistics import CROSSED, LEVEL, Array, Interval, wilson
+from synthmix.statistics.moderation import LEAST
 from synthmix.tasks.nli import TWO_WAY, two_way
 
 #: The split that holds the blind spot.
@@ -109,16 +110,14 @@ def _interval(sides: Sequence[_Side], signs: Sequence[float], level: float = LEV
 
 
 def _combine(of_seeds: float, sides: Sequence[_Side], seeds: int) -> tuple[float, float]:
-    """Standard error and degrees of freedom; as in ``crossed_error``, the larger factor alone where the rest outweighs."""
+    """Standard error and degrees of freedom, as :meth:`synthmix.statistics.Crossed.error` has them."""
     of_items, rest = sum(s.items for s in sides), sum(s.rest for s in sides)
     spread = sum(s.items**2 / s.freedom for s in sides)
-    total = of_seeds + of_items - rest
-    if total <= max(of_seeds, of_items):  # always so with one seed, which adds nothing and has no rest
-        alone = of_seeds >= of_items
-        freedom = float(seeds - 1) if alone else of_items**2 / spread if spread else math.inf
-        return math.sqrt(max(of_seeds, of_items)), freedom
+    if seeds == 1:  # items alone; there is no rest
+        return math.sqrt(of_items), of_items**2 / spread if spread else math.inf
+    total = max(of_seeds + of_items - rest, LEAST * max(of_seeds, of_items))
     spread += of_seeds**2 / (seeds - 1) + sum(s.rest**2 / s.rest_freedom for s in sides)
-    return math.sqrt(total), total**2 / spread if spread else math.inf
+    return math.sqrt(total), max(1.0, total**2 / spread) if spread else math.inf
 
 
 # -- one row a condition and group ----------------------------------------------------------------------------------

@@ -109,16 +109,22 @@ class Analysis:
         return frame.sort_values(["task", "parameters", "model", "iteration", "mode", "proportion"], ignore_index=True)
 
     @cached_property
-    def noise(self) -> SeedNoise | None:
-        """How much seeds differ in the study's comparisons; see :mod:`synthmix.statistics.moderation`."""
-        tables = {key: pair.crossed for key, pair in self._pairs.items() if pair is not None and pair.crossed}
-        return seed_noise(list(tables.values()), [self._control_key(key) for key in tables])
+    def noise(self) -> dict[Key, SeedNoise | None]:
+        """How much seeds differ, by control of the comparisons; see :mod:`synthmix.statistics.moderation`."""
+        groups: dict[Key, list[Crossed]] = {}
+        for key, pair in self._pairs.items():
+            if pair is not None and pair.crossed:
+                groups.setdefault(tuple(self._control_key(key)), []).append(pair.crossed)
+        return dict(zip(groups, seed_noise(list(groups.values())), strict=True))
 
     @cached_property
-    def level_noise(self) -> SeedNoise | None:
-        """How much seeds differ in the conditions' own scores."""
-        tables = [self._frames(self._cells(key)) for key in self._keys]
-        return seed_noise([table for frames in tables if (table := _crossed(frames)) is not None])
+    def level_noise(self) -> dict[Key, SeedNoise | None]:
+        """How much seeds differ in the conditions' own scores, by model and task."""
+        groups: dict[Key, list[Crossed]] = {}
+        for key in self._keys:
+            if (table := _crossed(self._frames(self._cells(key)))) is not None:
+                groups.setdefault(key[:2], []).append(table)
+        return dict(zip(groups, seed_noise(list(groups.values()), correlation=None), strict=True))
 
     @property
     def family(self) -> int:
@@ -163,7 +169,7 @@ class Analysis:
         row |= {"metric": cells.metric.iloc[0], "parameters": cells.parameters.iloc[0], "seeds": list(cells.seed)}
         score = mean_interval(
             *_columns(frames, "score"), "score", *map(str, key),
-            shared_items=_shared(frames), noise=self.level_noise, resamples=self.resamples,
+            shared_items=_shared(frames), noise=self.level_noise.get(key[:2]), resamples=self.resamples,
         )  # fmt: skip
         row |= named("score", score)
         row |= {"n_seeds": score.n_seeds, "n_items": score.n_items, "score_method": score.method}
@@ -198,7 +204,8 @@ class Analysis:
         pair = self._pairs[key]
         if pair is None:
             return nothing() | {"control": "missing"}
-        found = difference(pair, "difference", *map(str, key), noise=self.noise, resamples=self.resamples)
+        noise = self.noise.get(reference)
+        found = difference(pair, "difference", *map(str, key), noise=noise, resamples=self.resamples)
         counts = {"n_paired_seeds": pair.seeds, "n_paired_items": pair.items, "n_unpaired_items": self._unpaired[key]}
         return nothing() | compared(found, self.margin, self.margin_relative) | counts | {"control": "found"}
 

@@ -148,7 +148,7 @@ def difference(
 
     Args:
         key: names the quantity; the resamples are a function of it.
-        noise: the study's, from :func:`synthmix.statistics.moderation.seed_noise`.
+        noise: of the comparison's group in the study, from :func:`synthmix.statistics.moderation.seed_noise`.
     """
     ours, theirs = pair.means.mean(axis=0)
     estimate, n, seeds = float(ours - theirs), pair.items, pair.seeds

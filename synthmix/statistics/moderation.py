@@ -1,20 +1,19 @@
 """Seeds and items as two random factors, and how a study's comparisons lend each other their seeds.
 
 Two or three seeds say little about how much training runs differ: a standard error that rests on them alone is now far
-too small, now far too large, and a t-test that trusts it errs in 13 and 7 % of comparisons without an effect instead of
-5 % (2 and 3 seeds that differ much; experiments/statistics). A study has many comparisons with as many seeds each,
-though, and the share of noise that is due to runs is much the same in all of them. So that share is moderated: drawn
-towards its typical value in the study, the more the more alike the comparisons are, as variances of genes are in
-microarrays with few replicates (Smyth 2004, "Linear models and empirical Bayes methods", Statistical Applications in
-Genetics and Molecular Biology 3). One comparison alone is left as it is.
+too small, now far too large. A study has many comparisons with as many seeds each, though, and so many more degrees of
+freedom. Comparisons with one control (a task's shares) are taken to have one ratio of seeds' noise to the rest, pooled
+over them; correlated as they are, they are worth fewer degrees of freedom than they are many. The ratios of such groups
+(the tasks) are then drawn towards the study's typical one, as variances of genes are in microarrays with few replicates
+(Smyth 2004, "Linear models and empirical Bayes methods", Statistical Applications in Genetics and Molecular Biology 3),
+with one change: groups never count as wholly alike. One comparison alone is left as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import optimize, special
@@ -22,33 +21,29 @@ from scipy import optimize, special
 from synthmix.statistics.equivalence import Spread
 from synthmix.statistics.resampling import Array
 
-#: A ratio of 0 (seeds exactly alike) has no logarithm: it counts as this share of the median ratio (as limma has it).
-_OFFSET = 1e-5
-#: Fewer comparisons than this say nothing about how alike they are.
-FEWEST = 3
+#: Correlation of two differences to one control: its noise is half of theirs.
+SHARED_CONTROL = 0.5
+#: Groups never count as more alike than this variance of their log ratios says: a factor of two either way. A handful
+#: of groups cannot show that they are, and taking them for alike errs in 9 to 18 % of families where they are not.
+UNLIKE = 0.5
+#: Two seeds may agree to the last item by chance, and a ratio of 0 has no logarithm: it counts as this share of the
+#: median ratio. A much smaller one would make a single such group an outlier that says all are unlike.
+_LOWEST = 0.02
+#: The squared error is never less than this part of what the larger factor alone gives.
+LEAST = 0.25
 
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """How much the seeds of a study's comparisons differ, against the noise of items within them.
+    """How much seeds differ in a group of comparisons, against the noise of items within them.
 
     Attributes:
-        ratio: typical mean square of seeds over that of the rest; 1 where seeds differ no more than items make them.
-        freedom: degrees of freedom that this typical value is worth for one comparison; ``inf`` where all are alike.
-        pooled: degrees of freedom of all comparisons together, which none can exceed.
+        ratio: mean square of seeds over that of the rest; 1 where seeds differ no more than items make them.
+        freedom: degrees of freedom of this ratio.
     """
 
     ratio: float
     freedom: float
-    pooled: float
-
-    def moderate(self, ratio: float, freedom: float) -> tuple[float, float]:
-        """A comparison's own ratio and degrees of freedom, drawn towards the study's."""
-        if math.isinf(self.freedom):
-            return max(1.0, self.ratio), self.pooled
-        total = self.freedom + freedom
-        # Seeds cannot differ less than items make them: what lies below 1 is chance.
-        return max(1.0, (self.freedom * self.ratio + freedom * ratio) / total), min(total, self.pooled)
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ class Crossed:
     Attributes:
         mean: mean of all values.
         of_seeds, of_items, rest: mean squares of seeds, of items, and of what is left.
+        deviations: ``(seeds,)`` of the seeds' means from the mean.
     """
 
     mean: float
@@ -66,6 +62,7 @@ class Crossed:
     rest: float
     seeds: int
     items: int
+    deviations: Array = field(repr=False, compare=False)
 
     @property
     def ratio(self) -> float:
@@ -76,21 +73,20 @@ class Crossed:
         """Standard error of the mean and its degrees of freedom (Satterthwaite).
 
         The squared error is ``(MS_seeds + MS_items - MS_rest) / size`` (Searle, Casella and McCulloch 1992, chapter 5).
-        Where the rest outweighs a factor, the larger factor alone is taken, so that noise can never make the error
-        smaller than it shows itself.
+        Where the rest outweighs a factor that is small by chance, or negative: it is a quarter of the larger factor at
+        the least, and its few degrees of freedom say how little it is worth. To take the larger factor alone, with all
+        of its degrees of freedom, errs in up to half of families without an effect.
 
         Args:
-            noise: of the study; None: this comparison's own seeds alone.
+            noise: of the comparison's group; None: this comparison's own seeds alone.
         """
         of_seeds, freedom = self._moderated(noise)
-        size = self.seeds * self.items
-        total = of_seeds + self.of_items - self.rest
-        if total <= max(of_seeds, self.of_items):
-            total = max(of_seeds, self.of_items)
-            return math.sqrt(total / size), float(freedom if of_seeds >= self.of_items else self.items - 1)
+        total = max(of_seeds + self.of_items - self.rest, LEAST * max(of_seeds, self.of_items))
+        if total == 0:
+            return 0.0, 1.0
         of_rest = self.rest**2 / ((self.seeds - 1) * (self.items - 1))
         spread = of_seeds**2 / freedom + self.of_items**2 / (self.items - 1) + of_rest
-        return math.sqrt(total / size), total**2 / spread
+        return math.sqrt(total / (self.seeds * self.items)), max(1.0, total**2 / spread)
 
     def spread(self, noise: SeedNoise | None = None) -> Spread:
         """The variance components behind :meth:`error`; negative estimates count as 0."""
@@ -102,8 +98,7 @@ class Crossed:
         """Mean square of seeds and its degrees of freedom."""
         if noise is None or self.rest <= 0:
             return self.of_seeds, float(self.seeds - 1)
-        ratio, freedom = noise.moderate(self.ratio, float(self.seeds - 1))
-        return ratio * self.rest, freedom
+        return noise.ratio * self.rest, noise.freedom
 
 
 def crossed(values: Array) -> Crossed:
@@ -119,7 +114,7 @@ def crossed(values: Array) -> Crossed:
     of_seeds = n * float(((rows - mean) ** 2).sum()) / (seeds - 1)
     of_items = seeds * float(((columns - mean) ** 2).sum()) / (n - 1)
     rest = float(((values - rows[:, None] - columns + mean) ** 2).sum()) / ((seeds - 1) * (n - 1))
-    return Crossed(mean, of_seeds, of_items, rest, seeds, n)
+    return Crossed(mean, of_seeds, of_items, rest, seeds, n, rows - mean)
 
 
 def crossed_error(values: Array) -> tuple[float, float]:
@@ -127,34 +122,70 @@ def crossed_error(values: Array) -> tuple[float, float]:
     return crossed(values).error()
 
 
-def seed_noise(comparisons: Sequence[Crossed], controls: Sequence[Hashable] | None = None) -> SeedNoise | None:
-    """The seeds' share of noise in a study, from all its comparisons; None with fewer than three that vary.
+def seed_noise(
+    groups: Sequence[Sequence[Crossed]], correlation: float | None = SHARED_CONTROL
+) -> list[SeedNoise | None]:
+    """The seeds' share of noise in each group of a study's comparisons.
 
-    The ratios are scaled F variables, whose logarithms have known moments; matching them gives the typical ratio and
-    how much it is worth (Smyth 2004, section 6.2). Comparisons with one control are correlated by a half, their mean
-    squares therefore by a quarter, and k of them are worth ``k / (1 + (k - 1) / 4)``.
+    None for a group in which nothing varies, and for the only comparison of a study.
 
     Args:
-        controls: names each comparison's control; None: each has its own.
+        groups: comparisons with one control each; or the levels of one task each.
+        correlation: of the seeds' means within a group; None: estimated from all groups together.
     """
-    known = [(c, name) for c, name in zip(comparisons, controls or range(len(comparisons)), strict=True) if c.rest > 0]
-    if len(known) < FEWEST:
-        return None
-    ratios = np.array([c.ratio for c, _ in known])
-    freedom = np.array([c.seeds - 1.0 for c, _ in known])
-    if not (ratios > 0).any():
-        return None
-    ratios = np.maximum(ratios, _OFFSET * np.median(ratios[ratios > 0]))
+    kept = [[c for c in group if c.rest > 0] for group in groups]
+    known = [group for group in kept if group]
+    if sum(map(len, known)) < 2:  # nobody to learn from
+        return [None] * len(kept)
+    correlation = _correlation(known) if correlation is None else correlation
+    seeds = [np.array([c.seeds - 1.0 for c in group]) for group in known]
+    ratios = np.array([np.average([c.ratio for c in g], weights=s) for g, s in zip(known, seeds, strict=True)])
+    freedom = np.array([s.sum() / (1 + (len(s) - 1) * correlation**2) for s in seeds])
+    found = iter(_moderated(ratios, freedom))
+    return [next(found) if group else None for group in kept]
+
+
+def typical(ratios: Array, freedom: Array, unlike: float = UNLIKE) -> tuple[float, float]:
+    """The typical ratio, and the degrees of freedom that it is worth for one group (Smyth 2004, section 6.2).
+
+    Ratios are scaled F variables, whose logarithms have known moments: the variance of these beyond what chance gives is
+    how unlike the groups are.
+
+    Args:
+        ratios, freedom: ``(groups,)``, two or more.
+        unlike: the least of that variance; with 0 the second value may be ``inf``, and the first is the pooled ratio.
+    """
+    pooled = float((freedom * ratios).sum() / freedom.sum())
+    ratios = np.maximum(ratios, _LOWEST * np.median(ratios[ratios > 0]))
     log = np.log(ratios) - special.digamma(freedom / 2) + np.log(freedom / 2)
-    excess = float(log.var(ddof=1) - special.polygamma(1, freedom / 2).mean())
-    sharing = Counter(name for _, name in known)
-    pooled = float(sum(f / (1 + (sharing[name] - 1) / 4) for f, (_, name) in zip(freedom, known, strict=True)))
-    if excess <= 0:
-        # All alike, then: the pooled mean square is less noisy than the mean logarithm.
-        return SeedNoise(float((freedom * ratios).sum() / freedom.sum()), math.inf, pooled)
+    excess = max(unlike, float(log.var(ddof=1) - special.polygamma(1, freedom / 2).mean()))
+    if excess == 0:
+        return pooled, math.inf
     worth = 2 * _inverse_trigamma(excess)
-    typical = math.exp(float(log.mean()) + float(special.digamma(worth / 2)) - math.log(worth / 2))
-    return SeedNoise(typical, worth, pooled)
+    return math.exp(float(log.mean()) + float(special.digamma(worth / 2)) - math.log(worth / 2)), worth
+
+
+def _moderated(ratios: Array, freedom: Array) -> list[SeedNoise]:
+    """Each group's ratio, drawn towards the typical one; no group can have more degrees of freedom than all together."""
+    drawn, total = ratios, freedom
+    if len(ratios) > 1 and (ratios > 0).any():
+        ratio, worth = typical(ratios, freedom)
+        drawn = (worth * ratio + freedom * ratios) / (worth + freedom)
+        total = np.minimum(worth + freedom, freedom.sum())
+    return [SeedNoise(float(r), float(f)) for r, f in zip(drawn, total, strict=True)]
+
+
+def _correlation(groups: Sequence[Sequence[Crossed]]) -> float:
+    """Of seeds' means within a group, in units of the rest's noise; 0 where no group has two."""
+    shared = own = 0.0
+    for group in groups:
+        if len(group) < 2 or len({c.seeds for c in group}) > 1:
+            continue
+        moved = np.stack([c.deviations * math.sqrt(c.items / c.rest) for c in group])
+        squares, pairs = float((moved**2).sum()), len(group) * (len(group) - 1)
+        shared += (float((moved.sum(axis=0) ** 2).sum()) - squares) / pairs
+        own += squares / len(group)
+    return min(1.0, max(0.0, shared / own)) if own else 0.0
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -125,9 +125,10 @@ def test_other_items_in_every_seed_are_a_paired_t_test_over_seeds() -> None:
 def test_the_noise_of_the_study_moves_error_freedom_and_spread() -> None:
     treatment, control = sides(3)
     pair = Paired(treatment, control)
+    assert pair.crossed is not None
     tables = [crossed(np.stack([coin((k, s), 60, p=0.5 + 0.1 * s) - 0.5 for s in range(3)])) for k in range(6)]
-    noise = seed_noise(tables)
-    assert noise is not None and pair.crossed is not None
+    noise = seed_noise([[table] for table in [pair.crossed, *tables]])[0]
+    assert noise is not None
     found, alone = difference(pair, "k", noise=noise), difference(pair, "k")
     assert (found.points.error, found.freedom) == pair.crossed.error(noise)
     assert found.spread == pair.crossed.spread(noise) != alone.spread

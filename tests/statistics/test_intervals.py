@@ -110,7 +110,7 @@ def test_seeds_that_answer_alike_have_the_interval_of_one_test_set() -> None:
 def test_a_level_is_the_crossed_error_with_the_noise_of_the_study() -> None:
     scores = [coin(("s", s), 200, p=p) for s, p in enumerate((0.5, 0.55, 0.7))]
     others = [[coin(("o", k, s), 200) for s in range(3)] for k in range(4)]
-    noise = seed_noise([crossed(np.stack(rows)) for rows in [scores, *others]])
+    noise = seed_noise([[crossed(np.stack(rows))] for rows in [scores, *others]])[0]
     for lent, level in ((None, 0.95), (noise, 0.95), (noise, 0.9)):
         interval = mean_interval(scores, "k", noise=lent, level=level)
         error, freedom = crossed(np.stack(scores)).error(lent)

@@ -83,7 +83,7 @@ def test_calibration_error_is_held(proof: dict[str, ModuleType]) -> None:
 def test_families_without_an_effect_seldom_hold_a_claim(proof: dict[str, ModuleType]) -> None:
     for noise in ("none", "small"):
         found = proof["_decisions"].family_error(3, noise, 120)
-        assert found["whole study"]["rate"] <= most(0.07, 120), noise
+        assert found["whole study"]["rate"] <= most(0.05, 120), noise
     assert found["own seeds"]["rate"] > 2 * found["whole study"]["rate"]
 
 
@@ -139,8 +139,8 @@ def test_tables_are_written_between_their_markers(proof: dict[str, ModuleType], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("noise", ["small", "large"])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("noise", ["none", "small", "large"])
 def test_intervals_cover_93_to_97_percent_in_1000_studies(proof: dict[str, ModuleType], seeds: int, noise: str) -> None:
     intervals, studies = proof["_intervals"], proof["_studies"]
     seed_sd, run_sd = intervals.NOISE[noise]
@@ -152,7 +152,8 @@ def test_intervals_cover_93_to_97_percent_in_1000_studies(proof: dict[str, Modul
 
 @pytest.mark.slow
 def test_family_wise_error_stays_at_5_percent_in_1000_studies(proof: dict[str, ModuleType]) -> None:
-    for seeds, noise in ((3, "none"), (3, "small"), (5, "large")):
+    uneven = "two tasks of five with noisy runs, three with none"
+    for seeds, noise in ((2, "small"), (3, "small"), (3, uneven), (5, "large")):
         found = proof["_decisions"].family_error(seeds, noise, 1000)
         assert found["whole study"]["rate"] <= most(0.05, 1000), (seeds, noise)
 
