@@ -42,7 +42,11 @@ def load_plan(path: Path) -> tuple[Plan, Store]:
         frozen = [cell["hash"] for cell in json.loads(path.read_text())["cells"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError([f"PLAN = {str(path)!r}: not a plan ({error}); 'synthmix plan STUDY' writes one"]) from error
-    root = path.resolve().parent.parent.parent
+    root = next((folder for folder in path.resolve().parents if (folder / "store.json").is_file()), None)
+    if root is None:
+        raise ConfigError(
+            [f"PLAN = {str(path)!r}: lies in no store (no store.json above it); expected the plan of a study"]
+        )
     plan = make_plan(load_study(str(path.parent / "study.yaml")))
     if frozen != [cell.hash for cell in plan.cells]:
         raise UserError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from synthmix.study.overview import print_plan
+    from synthmix.study.plan_view import print_plan
 
     plan, store = open_study(options)
     print_plan(plan, store, make_console())
@@ -97,13 +97,17 @@ def _check_weights(plan: Plan) -> None:
 
 
 def _device_problems(plan: Plan) -> list[str]:
-    if plan.hardware.accelerator != "gpu":
+    on_gpus = sorted({profile.name for profile in plan.hardware.values() if profile.accelerator == "gpu"})
+    if not on_gpus:
         return []
     import torch
 
     if torch.cuda.is_available():
         return []
-    return [f"hardware = {plan.hardware.name}: needs a CUDA device, but torch finds none here; hardware=cpu needs none"]
+    return [
+        f"hardware = {name}: needs a CUDA device, but torch finds none here; hardware=cpu needs none"
+        for name in on_gpus
+    ]
 
 
 def cell(options: argparse.Namespace) -> int:
@@ -126,7 +130,7 @@ def cell(options: argparse.Namespace) -> int:
     terminal = console.is_terminal
     with make_progress(console) as progress:
         reporter: Reporter = TerminalReporter(progress) if terminal else LogReporter()
-        runner = make_runner(plan, store, reporter, plan.hardware.threads or cores())
+        runner = make_runner(plan, store, reporter, plan.hardware_of(cell).threads or cores())
         if not attempt(cell, plan, store, runner.run, reporter):
             raise UserError(f"{cell.name}: another process runs it")
     failure = store.failure(cell)

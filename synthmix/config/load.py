@@ -18,6 +18,8 @@ from synthmix.errors import ConfigError, near_match, unknown
 
 #: Axes that a key=value changes in every grid of a study, so that the command line has the last word.
 AXES = tuple(f.name for f in dataclasses.fields(GridConfig))
+#: Mappings whose keys are the user's own.
+FREE_KEYS = ("hardware_of",)
 
 
 def config_folders() -> list[Path]:
@@ -163,7 +165,7 @@ def _merge(tree: DictConfig, given: Mapping[str, Any], prefix: str, problems: li
             problems.append(
                 f"{full} = {value!r}: no such key.{near_match(str(key), known)} Keys here: {', '.join(known)}"
             )
-        elif isinstance(tree._get_node(key), DictConfig):
+        elif isinstance(tree._get_node(key), DictConfig) and full not in FREE_KEYS:
             if isinstance(value, Mapping):
                 _merge(tree[key], value, f"{full}.", problems)
             else:
@@ -223,6 +225,8 @@ def _check_choices(tree: DictConfig, schema: type[Any], prefix: str) -> Iterator
         if OmegaConf.is_missing(tree, spec.name):
             continue
         value, allowed = tree[spec.name], spec.metadata.get("choices", ())
+        if f"{prefix}{spec.name}" in FREE_KEYS:
+            continue
         if isinstance(value, DictConfig):
             yield from _check_choices(value, OmegaConf.get_type(value) or dict, f"{prefix}{spec.name}.")
         elif allowed:
@@ -310,8 +314,13 @@ def _check_numbers(tree: DictConfig) -> Iterator[str]:
         yield f"data.train_examples = {size}: smaller than one batch (training.batch_size = {batch})"
     if tree.monitoring.critical < tree.monitoring.warning:
         yield f"monitoring.critical = {tree.monitoring.critical:g}: expected at least monitoring.warning = {tree.monitoring.warning:g}"
-    if tree.hardware not in config_names("hardware"):
-        yield f"hardware: {unknown('hardware profile', tree.hardware, config_names('hardware'))}"
+    profiles = config_names("hardware")
+    for key, name in (("hardware", tree.hardware), *((f"hardware_of.{m}", p) for m, p in tree.hardware_of.items())):
+        if name not in profiles:
+            yield f"{key}: {unknown('hardware profile', name, profiles)}"
+    for model in tree.hardware_of:
+        if model not in config_names("model"):
+            yield f"hardware_of: {unknown('model', str(model), config_names('model'))}"
 
 
 def _check_names_and_pairs(tree: DictConfig) -> Iterator[str]:

@@ -44,6 +44,26 @@ class ModelConfig:
 
 
 @dataclass
+class SlurmConfig:
+    """How a site's SLURM is asked for the machine: ``sbatch`` options, and what a job does before it begins."""
+
+    partition: str | None = _key(None, "--partition; null: the site's default")
+    account: str | None = _key(None, "--account")
+    qos: str | None = _key(None, "--qos")
+    gpus: str | None = _key(None, "GPUs of a node, as --gres says it, e.g. gpu:a100:4; null: none is asked for")
+    cpus_per_task: int = _key(1, "--cpus-per-task: cores for each device's process", "cores")
+    memory: str | None = _key(None, "--mem of a node, e.g. 64G; null: the site's default")
+    time: str | None = _key(None, "--time limit of a cell, e.g. 04:00:00; null: the partition's")
+    warn_s: int = _key(180, "how long before the limit, or a preemption, a cell is told to save", "seconds")
+    max_tasks: int | None = _key(None, "cells of an array that run at once (%K); null: as many as SLURM lets", "cells")
+    modules: list[str] = _key(list, "modules that are loaded")
+    setup: list[str] = _key(list, "shell lines before a cell, e.g. one that activates an environment")
+    container: str | None = _key(None, "what a cell is run through, e.g. apptainer exec --nv image.sif")
+    sbatch: list[str] = _key(list, "further options of sbatch")
+    srun: list[str] = _key(list, "further options of srun")
+
+
+@dataclass
 class HardwareConfig:
     """A machine profile: one file under configs/hardware."""
 
@@ -55,6 +75,7 @@ class HardwareConfig:
     strategy: str = _key("auto", "Lightning strategy, e.g. auto, ddp, deepspeed_stage_3_offload")
     micro_batch: int = _key(32, "examples a device takes at once; 32-example batches accumulate", "examples")
     threads: int | None = _key(None, "CPU threads a worker uses; null: cores / workers")
+    slurm: SlurmConfig = _key(SlurmConfig, "")
 
 
 @dataclass
@@ -210,4 +231,5 @@ class StudyConfig:
     wandb: WandbConfig = _key(WandbConfig, "", identity=False)
     store: StoreConfig = _key(StoreConfig, "", identity=False)
     hardware: str = _key("cpu", "profile: a file under configs/hardware", identity=False)
+    hardware_of: dict[str, str] = _key(dict, "profile of a model, where it is not hardware", identity=False)
     workers: int = _key(1, "cells run at once on this machine", "processes", identity=False)

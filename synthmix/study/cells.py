@@ -61,11 +61,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a study, parents before children; ``tasks`` and ``sizes`` (N) by the name that the cells have."""
+    """All cells of a study, parents before children; ``tasks`` and ``sizes`` (N) by the name that the cells have.
+
+    ``hardware`` holds each model's profile.
+    """
 
     config: StudyConfig
     models: dict[str, ModelConfig]
-    hardware: HardwareConfig
+    hardware: dict[str, HardwareConfig]
     tasks: dict[str, Task]
     sizes: dict[str, int]
     cells: tuple[Cell, ...]
@@ -106,6 +109,10 @@ class Plan:
             chain.append(cell)
         return chain[::-1]
 
+    def hardware_of(self, cell: Cell) -> HardwareConfig:
+        """The profile that a cell runs on."""
+        return self.hardware[cell.model]
+
     def counts(self, cell: Cell) -> Counts:
         """Exact sizes of a cell's training set."""
         return counts(cell.mode, cell.proportion, self.sizes[cell.task], cell.iteration)
@@ -126,7 +133,7 @@ def make_plan(config: StudyConfig) -> Plan:
     names = list(dict.fromkeys(name for grid in grids for name in grid["models"]))
     models = {name: load_model(name) for name in names}
     tasks = _load_tasks(grids)
-    hardware = load_hardware(config.hardware)
+    hardware = {name: load_hardware(config.hardware_of.get(name, config.hardware)) for name in names}
     sizes = {name: training_size(task, config) for name, task in tasks.items()}
     namer = _Namer(config, models, hardware, {name: fingerprint(task, config.data) for name, task in tasks.items()})
     _check_shots(config, models, tasks)
@@ -236,12 +243,14 @@ class _Namer:
         self,
         config: StudyConfig,
         models: dict[str, ModelConfig],
-        hardware: HardwareConfig,
+        hardware: dict[str, HardwareConfig],
         fingerprints: dict[str, str],
     ) -> None:
         sections = ("data", "training", "generation", "design", "evaluation", "monitoring")
         shared: dict[str, Any] = {name: identity(getattr(config, name)) for name in sections}
-        self.shared = keys.digest(CODE_VERSION, hardware.precision, shared, length=32)
+        self.shared = {
+            name: keys.digest(CODE_VERSION, profile.precision, shared, length=32) for name, profile in hardware.items()
+        }
         self.mixing = identity(config.mixing)
         self.models = models
         self.model_digests = {
@@ -262,7 +271,9 @@ class _Namer:
     ) -> Cell:
         mixing = {} if parent is None else self.mixing
         condition = (model, task, mode, proportion, iteration, seed, parent, mixing)
-        name_hash = keys.digest(self.shared, self.model_digests[model], self.fingerprints[task], condition, length=32)
+        name_hash = keys.digest(
+            self.shared[model], self.model_digests[model], self.fingerprints[task], condition, length=32
+        )
         label = "baseline" if parent is None else f"{mode}-{100 * proportion:g}"
         return Cell(
             name=f"{model}.{task}.{label}.it{iteration}.s{seed}-{name_hash[:8]}",

@@ -87,6 +87,7 @@ class _Run:
         self.plan, self.store, self.reporter = runner.plan, runner.store, runner.reporter
         self.config = self.plan.config
         self.task = self.plan.tasks[cell.task]
+        self.hardware = self.plan.hardware_of(cell)
         self.folder = self.store.folder(cell)
         self.timings = self._read_json("timings.json", {})
         self.log = JsonlLogger(self.folder / "metrics.jsonl", cell.iteration)
@@ -142,7 +143,7 @@ class _Run:
             encoded,
             material.mixture.epoch_order,
             settings.batch_size,
-            self.plan.hardware.micro_batch,
+            self.hardware.micro_batch,
             settings.loss,  # type: ignore[arg-type]
             names=material.mixture.ids(),
         )
@@ -153,7 +154,7 @@ class _Run:
                 model,
                 module,
                 settings,
-                self.plan.hardware,
+                self.hardware,
                 self.folder,
                 settings.learning_rate or spec.learning_rate,
                 loggers=[self.log],
@@ -179,7 +180,7 @@ class _Run:
     def _load(self) -> Loaded:
         """The exported model, which later cells, and users, will load, and its tokenizer."""
         if self._loaded is None:
-            device = "cuda" if self.plan.hardware.accelerator == "gpu" else "cpu"
+            device = "cuda" if self.hardware.accelerator == "gpu" else "cpu"
             model = load_model(self.folder / "model").to(device)  # type: ignore[arg-type]
             self._loaded = (model, load_tokenizer(self.folder / "model"))
         return self._loaded

@@ -30,7 +30,8 @@ def threads_per_worker(plan: Plan) -> int:
     """CPU threads of a worker: the hardware profile's, else an equal share of the cores."""
     if os.environ.get("SYNTHMIX_WORKER") == "1":  # the share was computed by the process that started this one
         return cores()
-    return plan.hardware.threads or max(1, cores() // plan.config.workers)
+    threads = [profile.threads for profile in plan.hardware.values() if profile.threads]
+    return max(threads, default=0) or max(1, cores() // plan.config.workers)
 
 
 def run_workers(plan: Plan, store: Store, command: Sequence[str], console: Console) -> int:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from synthmix.config import load_study
 from synthmix.study.cells import make_plan
-from synthmix.study.overview import estimate
+from synthmix.study.plan_view import estimate
 from synthmix.study.store import Store
 
 Start = Callable[..., "subprocess.Popen[str]"]
