@@ -87,14 +87,14 @@ def _few_seeds(several: pd.DataFrame, tested: pd.DataFrame) -> Iterator[str]:
     """What two seeds, or one comparison, cannot show."""
     if len(several) and int(several.n_seeds.min()) < FEW_SEEDS:
         yield (
-            "Two seeds show the variation between training runs only roughly: where runs differ much, intervals hold the"
-            " truth less often than they say (experiments/statistics has the rates)."
+            "Two seeds show the variation between training runs only roughly: where tasks are not alike in how much runs"
+            " differ, families hold false claims in 7 % of studies (experiments/statistics has the rates)."
         )
     alone = tested[tested.p_test == CROSSED] if "p_test" in tested else tested
     if len(alone):
         yield (
-            "With fewer than three comparisons nothing tells how much runs of this study usually differ: each test rests"
-            " on its own few seeds, and errs more often than in 5 % of comparisons without a difference."
+            "A single comparison does not tell how much runs of this study usually differ: its test rests on its own few"
+            " seeds, and errs more often than in 5 % of cases without a difference."
         )
 
 

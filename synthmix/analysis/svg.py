@@ -151,6 +151,10 @@ def _tidy(svg: str, name: str, label: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{quoted}"', 1)
 
 
+#: What an axis' label reaches over a drawing's left edge, in its units.
+LABEL = 14
+
+
 def standalone(svg: str) -> str:
     """The same drawing as a file of its own, which follows the viewer's light or dark setting."""
     light = ";".join(f"--series-{i}:{pair[0]}" for i, pair in enumerate(SERIES))
@@ -160,4 +164,6 @@ def standalone(svg: str) -> str:
         f"@media(prefers-color-scheme:dark){{svg{{color:#e4e7ea;--faint:#3a4047;{dark}}}}}</style>"
     )
     head, body = svg.split(">", 1)
+    # a page leaves room for the axis' label beside a drawing; a file of its own has only what is inside its box
+    head = re.sub(r'viewBox="0 0 ([\d.]+)', lambda found: f'viewBox="-{LABEL} 0 {float(found[1]) + LABEL:g}', head)
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{body}'

@@ -198,7 +198,7 @@ STATES = {
 #: What the page must say of a state, where a number alone would mislead.
 SAID = {
     "one proportion": ("No condition with synthetic text has a finished 0",),
-    "two seeds, one share": ("Two seeds show the variation", "With fewer than three comparisons"),
+    "two seeds, one share": ("Two seeds show the variation", "A single comparison does not tell"),
     "all right": ("no item is scored differently", "Every item is right in 9 of 9 conditions"),
     "all wrong": ("no item is scored differently", "Every item is wrong in 9 of 9 conditions"),
 }

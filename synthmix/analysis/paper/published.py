@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synthmix.errors import DataError, UserError, near_match
 from synthmix.statistics.scaling import ScalingLaw, fit_law
+from synthmix.study.published import published_files
 
-FILE = "published.yaml"
 #: Task families, in the order of the paper's table 1.
 FAMILIES = ("Commonsense", "Math", "Factual", "Reading", "Code")
 
@@ -270,13 +270,6 @@ class Published:
         quote = self.quotes[name]
         where = quote.section if quote.section == "abstract" else f"section {quote.section}"
         return f'"{quote.text}" ({where})'
-
-
-def published_files() -> list[Path]:
-    """Where the numbers are looked for: ./experiments/paper, the checkout's own, the installed package's."""
-    package = Path(__file__).resolve().parents[2]
-    experiments = [folder / "experiments" / "paper" / FILE for folder in (Path.cwd(), package.parent)]
-    return list(dict.fromkeys([*experiments, package / "analysis" / "assets" / FILE]))
 
 
 def load_published(path: str | Path | None = None) -> Published:
