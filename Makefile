@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two workers with one thread each beat one with two on models this small; waiting threads must not spin.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slow checks clean
+.PHONY: help quickstart test test-slow test-slurm checks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,10 +25,13 @@ quickstart: $(VENV)/.installed  ## the whole protocol on the nano suite; ends by
 	$(BIN)/synthmix run quickstart
 
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not slurm"
 
 test-slow: $(VENV)/.installed  ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not slurm"
+
+test-slurm: $(VENV)/.installed  ## sweeps against a real SLURM, which it brings up on this machine (Debian, as root)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 checks: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check synthmix tests experiments notebooks

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from synthmix import __version__
-from synthmix.cli import reading, running
+from synthmix.cli import cell, fetching, reading, running, sweeping
 from synthmix.errors import UserError
 
 EPILOG = """\
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         status: int = options.command(options)
         return status
     except UserError as error:
@@ -54,37 +54,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command and its options; key=value may stand among these, before or behind."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser("synthmix", description=__doc__, epilog=EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"synthmix {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, function, about in (
-        ("plan", running.plan, "freeze the plan and show it: the grid, cells by level, tokens, disk"),
-        ("run", running.run, "plan, run every cell that is not done, write the report; rerun = continue"),
-        ("status", running.status, "which cells are done, running, failed (and why), waiting"),
-        ("report", reading.report, "tables and figures from what is there"),
-        (
-            "wandb-sync",
-            reading.wandb_sync,
-            "a W&B run for each finished cell and one for the study; online, sends them",
-        ),
-    ):
-        command = commands.add_parser(name, help=about, description=about)
-        command.lists_keys = True
-        command.add_argument("study", metavar="STUDY", help="name of a file under configs/study, or a path")
-        command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings, the last word")
-        command.set_defaults(command=function)
-        if name == "plan":
-            command.add_argument("--dry-run", action="store_true", help="show the plan, write nothing")
-        if name == "report":
-            _add_report_options(command)
+    about = "bring a study's weights and data into the caches and verify them, for nodes without a network"
+    _study(commands, "fetch", fetching.fetch, about)
+    about = "freeze the plan and show it: the grid, cells by level, tokens, disk"
+    command = _study(commands, "plan", running.plan, about)
+    command.add_argument("--dry-run", action="store_true", help="show the plan, write nothing")
+    command.add_argument("--json", action="store_true", help="the same as JSON")
+    about = "plan, run every cell that is not done, write the report; rerun = continue"
+    command = _study(commands, "run", running.run, about)
+    command.add_argument("--retry-failed", action="store_true", help="also the cells that failed three times")
+    _add_sweeping(commands)
+    _add_report_options(_study(commands, "report", reading.report, "tables and figures from what is there"))
+    about = "a W&B run for each finished cell and one for the study; online, sends them"
+    _study(commands, "wandb-sync", reading.wandb_sync, about)
     _add_cell(commands)
     _add_task(commands)
     _add_budget(commands)
-    about = "what this machine has and lacks: versions, memory, GPUs, data, W&B, the sandbox and what it does not cover"
-    commands.add_parser("doctor", help=about, description=about).set_defaults(command=reading.doctor)
+    _add_doctor(commands)
     return parser
+
+
+def _study(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    about: str,
+) -> _Parser:
+    """A command that begins with a study and its settings."""
+    command = commands.add_parser(name, help=about, description=about)
+    command.lists_keys = True
+    command.add_argument("study", metavar="STUDY", help="name of a file under configs/study, or a path")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings, the last word")
+    command.set_defaults(command=function)
+    return command
+
+
+def _add_sweeping(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "queue on SLURM every cell that is neither done nor queued: what slurm/sweep.sh runs"
+    command = _study(commands, "submit", sweeping.submit, about)
+    command.add_argument("--retry-failed", action="store_true", help="also the cells that failed three times")
+    command.add_argument("--dry-run", action="store_true", help="show the sbatch commands, submit nothing")
+    about = "which cells are done, running, queued, failed (and why), waiting, blocked (by whom)"
+    command = _study(commands, "status", sweeping.status, about)
+    command.add_argument("--watch", action="store_true", help="show it anew until nothing runs or is queued")
+    command.add_argument("--all", action="store_true", help="list every cell that runs, failed or is blocked")
+    _study(commands, "cancel", sweeping.cancel, "end the study's jobs on SLURM; what they have done stays")
 
 
 def _add_report_options(command: argparse.ArgumentParser) -> None:
@@ -109,11 +139,28 @@ def _add_cell(commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "run one cell of a frozen plan: what a cluster task runs"
     command = commands.add_parser("cell", help=about, description=about)
     command.add_argument("plan", metavar="PLAN", type=Path, help="plan.json of a study")
-    command.add_argument("--index", type=int, required=True, metavar="I", help="which cell of the plan, from 0")
-    command.set_defaults(command=running.cell)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--index", type=int, metavar="I", help="which cell of the plan, or of --cells, from 0")
+    which.add_argument("--name", help="which cell of the plan")
+    command.add_argument(
+        "--cells", metavar="FILE", type=Path, help="names of cells, one a line, from which I picks one"
+    )
+    about = "wait for a cell above it that another process runs, or for this one (on SLURM the default)"
+    command.add_argument("--wait", action=argparse.BooleanOptionalAction, default=None, help=about)
+    command.add_argument("--retry-failed", action="store_true", help="also if it failed three times")
+    command.set_defaults(command=cell.cell)
     worker = commands.add_parser("work")
     worker.add_argument("plan", type=Path)
-    worker.set_defaults(command=running.work)
+    worker.set_defaults(command=cell.work)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "what this machine has and lacks: memory, GPUs, data, the sandbox; with a study, each of its needs"
+    command = commands.add_parser("doctor", help=about, description=about)
+    command.lists_keys = True
+    command.add_argument("study", metavar="STUDY", nargs="?", help="name of a file under configs/study, or a path")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings, the last word")
+    command.set_defaults(command=fetching.doctor)
 
 
 def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that look at what is there: report, wandb-sync, budget, task check, doctor."""
+"""Commands that look at what is there: report, wandb-sync, budget, task check."""
 
 from __future__ import annotations
 
@@ -89,11 +89,4 @@ def task_check(options: argparse.Namespace) -> int:
     from synthmix.tasks import get_task
 
     print_check(check_task(get_task(options.task), load_model(options.model)), make_console())
-    return 0
-
-
-def doctor(options: argparse.Namespace) -> int:
-    from synthmix.study.doctor import print_doctor
-
-    print_doctor(make_console())
     return 0

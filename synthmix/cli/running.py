@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthmix.cli.opening import load_plan, make_console, open_study
+from synthmix.cli.opening import make_console, open_study
 from synthmix.cli.reading import wandb_summary, write_study_report
 from synthmix.errors import ConfigError, UserError
 
@@ -18,27 +19,34 @@ if TYPE_CHECKING:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from synthmix.study.plan_view import print_plan
+    from synthmix.study.plan_view import estimate, print_plan
 
     plan, store = open_study(options)
-    print_plan(plan, store, make_console())
-    if not options.dry_run:
-        print(f"Plan frozen: {store.freeze(plan)}")
+    said = estimate(plan, store)
+    frozen = None if options.dry_run else store.freeze(plan)
+    if options.json:
+        print(json.dumps(said.to_dict(), indent=1))
+        return 0
+    print_plan(plan, said, make_console())
+    if frozen is not None:
+        print(f"Plan frozen: {frozen}")
     return 0
 
 
 def run(options: argparse.Namespace) -> int:
-    from synthmix.study.walk import clear_failures
+    from synthmix.study.walk import MAX_ATTEMPTS, clear_failures
 
     plan, store = open_study(options)
     _check_weights(plan)
     frozen = store.freeze(plan)
-    again = clear_failures(plan, store)
+    again = clear_failures(plan, store, options.retry_failed)
+    kept = sum(1 for cell in plan.cells if store.failure(cell) is not None)
     console = make_console()
     done = sum(map(store.is_done, plan.cells))
     console.print(
         f"study {plan.config.name}: {len(plan.cells)} cells, {done} done"
-        + (f", {again} failed before and tried again" if again else ""),
+        + (f", {again} failed before and tried again" if again else "")
+        + (f", {kept} failed {MAX_ATTEMPTS} times and left alone (--retry-failed)" if kept else ""),
         highlight=False,
     )
     if any(store.needs(cell, plan) for cell in plan.cells):
@@ -71,7 +79,7 @@ def _tail(path: Path, lines: int = 5) -> str:
 
 def _finish(plan: Plan, store: Store, console: Console) -> int:
     """Report, failures in words, exit status."""
-    from synthmix.study.overview import print_status
+    from synthmix.cluster.status import print_status
 
     written = write_study_report(plan, store)
     wandb_summary(plan, store, console)
@@ -84,7 +92,13 @@ def _finish(plan: Plan, store: Store, console: Console) -> int:
 
 
 def _check_weights(plan: Plan) -> None:
-    """Weights that cannot be had are found before anything is written."""
+    """Weights that cannot be had, and machines that this is not, are found before anything is written."""
+    from synthmix.config import check_strategy
+    from synthmix.study.launch import check_machine
+
+    check_machine(plan)
+    for profile in plan.hardware.values():
+        check_strategy(profile)
     problems = []
     for name, model in plan.models.items():
         if model.source == "folder" and not (Path(model.id).expanduser() / "config.json").is_file():
@@ -108,49 +122,3 @@ def _device_problems(plan: Plan) -> list[str]:
         f"hardware = {name}: needs a CUDA device, but torch finds none here; hardware=cpu needs none"
         for name in on_gpus
     ]
-
-
-def cell(options: argparse.Namespace) -> int:
-    from synthmix.study.reporting import LogReporter, Reporter, TerminalReporter, make_progress
-    from synthmix.study.walk import attempt, make_runner
-    from synthmix.study.workers import cores
-
-    plan, store = load_plan(options.plan)
-    if not 0 <= options.index < len(plan.cells):
-        raise ConfigError([f"--index {options.index}: the plan has cells 0 to {len(plan.cells) - 1}"])
-    cell = plan.cells[options.index]
-    state = store.state(cell, plan)
-    if state == "done":
-        print(f"{cell.name}: done")
-        return 0
-    if state in ("waiting", "blocked", "halted"):
-        raise UserError(f"{cell.name}: {state}; its parent is not done")
-    (store.folder(cell) / "failure.json").unlink(missing_ok=True)
-    console = make_console()
-    terminal = console.is_terminal
-    with make_progress(console) as progress:
-        reporter: Reporter = TerminalReporter(progress) if terminal else LogReporter()
-        runner = make_runner(plan, store, reporter, plan.hardware_of(cell).threads or cores())
-        if not attempt(cell, plan, store, runner.run, reporter):
-            raise UserError(f"{cell.name}: another process runs it")
-    failure = store.failure(cell)
-    return 0 if failure is None else 2 if failure["user_error"] else 1
-
-
-def work(options: argparse.Namespace) -> int:
-    from synthmix.study.reporting import LogReporter
-    from synthmix.study.walk import make_runner, walk
-    from synthmix.study.workers import threads_per_worker, worker_reporter
-
-    reporter = worker_reporter() or LogReporter()
-    plan, store = load_plan(options.plan)
-    walk(plan, store, make_runner(plan, store, reporter, threads_per_worker(plan)).run, reporter)
-    return 0
-
-
-def status(options: argparse.Namespace) -> int:
-    from synthmix.study.overview import print_status
-
-    plan, store = open_study(options)
-    print_status(plan, store, make_console())
-    return 0

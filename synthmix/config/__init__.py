@@ -1,6 +1,14 @@
 """The configuration: what can be set (``schema``) and how it is read (``load``)."""
 
-from synthmix.config.load import config_names, describe, find_config, load_hardware, load_model, load_study
+from synthmix.config.load import (
+    check_strategy,
+    config_names,
+    describe,
+    find_config,
+    load_hardware,
+    load_model,
+    load_study,
+)
 from synthmix.config.schema import (
     CONFIDENCES,
     MODES,
@@ -12,6 +20,7 @@ from synthmix.config.schema import (
     MixingConfig,
     ModelConfig,
     MonitoringConfig,
+    SlurmConfig,
     StoreConfig,
     StudyConfig,
     TrainingConfig,
@@ -29,10 +38,12 @@ __all__ = [
     "MixingConfig",
     "ModelConfig",
     "MonitoringConfig",
+    "SlurmConfig",
     "StoreConfig",
     "StudyConfig",
     "TrainingConfig",
     "WandbConfig",
+    "check_strategy",
     "config_names",
     "describe",
     "find_config",

@@ -84,25 +84,38 @@ def load_model(name: str) -> ModelConfig:
 
 
 def load_hardware(name: str) -> HardwareConfig:
-    """One file under configs/hardware; the file's name is the profile's.
-
-    A cell trains on one device: the phases after training know of no ranks yet.
-    """
+    """One file under configs/hardware; the file's name is the profile's."""
     hardware: HardwareConfig = _load_entry("hardware", name, HardwareConfig)
     problems = [
-        f"{key} = {value}: expected 1; a study's cells train on one device each (several are not supported yet)"
-        for key, value in (("devices", hardware.devices), ("nodes", hardware.nodes))
-        if value != 1
-    ]
-    if hardware.strategy != "auto":
-        problems.append(
-            f"strategy = {hardware.strategy}: expected auto; sharded and parallel training are not supported yet"
+        f"{key} = {value}: expected 1 or more"
+        for key, value in (
+            ("devices", hardware.devices),
+            ("nodes", hardware.nodes),
+            ("micro_batch", hardware.micro_batch),
         )
-    if hardware.micro_batch < 1:
-        problems.append(f"micro_batch = {hardware.micro_batch}: expected 1 or more")
+        if value < 1
+    ]
+    if hardware.peak_tflops is not None and not hardware.peak_tflops > 0:
+        problems.append(f"peak_tflops = {hardware.peak_tflops:g}: expected more than 0, or null where it is unknown")
+    for key in ("train_utilisation", "read_utilisation", "write_utilisation"):
+        if not 0 < getattr(hardware, key) <= 1:
+            problems.append(
+                f"{key} = {getattr(hardware, key):g}: expected a share of the peak, more than 0 and up to 1"
+            )
     if problems:
         raise ConfigError(problems, origin=str(find_config("hardware", name)))
     return hardware
+
+
+def check_strategy(hardware: HardwareConfig) -> None:
+    """A profile can be planned with whatever its strategy is; to run a cell, the strategy must be one that is supported.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if hardware.strategy not in ("auto", "ddp"):
+        said = f"strategy = {hardware.strategy}: expected auto or ddp; sharded training is not supported yet"
+        raise ConfigError([said], origin=str(find_config("hardware", hardware.name)))
 
 
 def _load_entry(kind: str, name: str, schema: type[Any]) -> Any:

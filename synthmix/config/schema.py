@@ -41,6 +41,12 @@ class ModelConfig:
     parameters: int = _key(MISSING, "number of parameters, for tables and cost")
     context: int = _key(2048, "longest document the model takes", "tokens")
     learning_rate: float = _key(1e-5, "peak learning rate where training.learning_rate is null")
+    layers: int | None = _key(None, "transformer layers, for cost; null: from its config.json", identity=False)
+    width: int | None = _key(None, "heads x head size, for cost; null: from its config.json", identity=False)
+    vocabulary: int | None = _key(
+        None, "rows of the input embedding, for cost; null: from its config.json", "tokens", identity=False
+    )
+    tied: bool = _key(False, "the output head is the input embedding (with vocabulary)", identity=False)
 
 
 @dataclass
@@ -61,6 +67,7 @@ class SlurmConfig:
     container: str | None = _key(None, "what a cell is run through, e.g. apptainer exec --nv image.sif")
     sbatch: list[str] = _key(list, "further options of sbatch")
     srun: list[str] = _key(list, "further options of srun")
+    python: str | None = _key(None, "Python that runs a cell; null: the one that submits, in a container python3")
 
 
 @dataclass
@@ -75,6 +82,10 @@ class HardwareConfig:
     strategy: str = _key("auto", "Lightning strategy, e.g. auto, ddp, deepspeed_stage_3_offload")
     micro_batch: int = _key(32, "examples a device takes at once; 32-example batches accumulate", "examples")
     threads: int | None = _key(None, "CPU threads a worker uses; null: cores / workers")
+    peak_tflops: float | None = _key(None, "peak of a device at this precision, for cost; null: unknown", "TFLOP/s")
+    train_utilisation: float = _key(0.3, "share of the peak that training is taken to reach until measured")
+    read_utilisation: float = _key(0.05, "the same for reading prompts and scoring texts, in fp32")
+    write_utilisation: float = _key(0.03, "the same for writing token by token, in fp32")
     slurm: SlurmConfig = _key(SlurmConfig, "")
 
 

@@ -93,12 +93,18 @@ def data_note(task: Task, config: DataConfig) -> str:
     return find_layout(task, task.source, config)[0].note if task.source is not None else ""
 
 
-def _generate(task: Task, split: str, config: DataConfig, seed: int) -> list[Example]:
-    wanted = {
+def split_size(split: str, config: DataConfig) -> int:
+    """How many examples a task that makes its own makes for a split."""
+    sizes = {
         "train": config.train_examples or NANO_TRAIN,
         "validation": config.validation_examples,
         "test": config.test_examples or NANO_TEST,
-    }[split]
+    }
+    return sizes[split]
+
+
+def _generate(task: Task, split: str, config: DataConfig, seed: int) -> list[Example]:
+    wanted = split_size(split, config)
     return task.generate_split(split, wanted, seed if split == "train" else 0, config.difficulty)
 
 

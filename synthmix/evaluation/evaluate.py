@@ -45,6 +45,9 @@ NOT_PYTHON = ("SyntaxError", "IndentationError", "TabError")
 
 Row = dict[str, Any]
 Advance = Callable[[int], None]
+Piece = Sequence[Example]
+#: Rows of each of some pieces of a split.
+ScorePieces = Callable[[Sequence[Piece], str], Sequence[Sequence[Row]]]
 
 
 @dataclass(frozen=True)
@@ -114,27 +117,49 @@ class Evaluator:
             self.headline = AUTO["choice"]
 
     def evaluate(
-        self, examples: Sequence[Example], split: str, path: Path, advance: Advance = lambda n: None
+        self,
+        examples: Sequence[Example],
+        split: str,
+        path: Path,
+        advance: Advance = lambda n: None,
+        score: ScorePieces | None = None,
+        together: int = 1,
     ) -> list[Row]:
         """Rows of a split, in the order of ``examples``; pieces that ``path`` holds already are not computed again.
 
         Items are scored in pieces that are always the same, so a resume scores them in the same company and its numbers
         are equal to the last bit; a kill loses one piece at most.
+
+        Args:
+            examples, split: the items, and the name of their split.
+            path: where rows are appended.
+            advance: told how many items have been dealt with since the last call.
+            score: what scores pieces, by default this evaluator; several ranks share them out.
+            together: pieces that are given to ``score`` at a time.
+
+        Raises:
+            Preempted: the process was asked to stop; pieces scored so far are in ``path``.
         """
+        score = score or self.score
         cut_torn_line(path)
         done = {row["item"]: row for row in read_jsonl_prefix(path) if row["split"] == split}
         size = self.config.batch_size
-        for start in range(0, len(examples), size):
-            piece = examples[start : start + size]
-            if any(example.id not in done for example in piece):
-                for row in self._piece(piece, split):
-                    if row["item"] not in done:
-                        append_jsonl(path, row)
-                        done[row["item"]] = row
-            advance(len(piece))
+        pieces = [examples[start : start + size] for start in range(0, len(examples), size)]
+        for start in range(0, len(pieces), together):
+            group = pieces[start : start + together]
+            missing = [piece for piece in group if any(example.id not in done for example in piece)]
+            for row in (row for rows in (score(missing, split) if missing else ()) for row in rows):
+                if row["item"] not in done:
+                    append_jsonl(path, row)
+                    done[row["item"]] = row
+            advance(sum(map(len, group)))
         return [done[example.id] for example in examples]
 
-    def _piece(self, examples: Sequence[Example], split: str) -> Iterator[Row]:
+    def score(self, pieces: Sequence[Piece], split: str) -> list[list[Row]]:
+        """Rows of each piece, in the order of its items."""
+        return [list(self._piece(piece, split)) for piece in pieces]
+
+    def _piece(self, examples: Piece, split: str) -> Iterator[Row]:
         """Rows of some items, in their order."""
         fitted = fit_prompts(self.task, self.tokenizer, [e.record for e in examples], self.context)
         prompts = encode_prompts(self.tokenizer, fitted.documents)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from synthmix import interrupts
 from synthmix.errors import DataError
 from synthmix.generation.backbone import Backbone, Mask
 
@@ -114,6 +115,7 @@ class _Scorer:
             self._check(row, name)
         scores: list[list[ChoiceScore]] = [[] for _ in rows]
         for batch in _batches(rows, batch_size, token_budget):
+            interrupts.check()
             for row, sums in zip(batch, self._sums(batch), strict=True):
                 scores[row.index] = [
                     ChoiceScore(total, len(choice)) for total, choice in zip(sums, row.choices, strict=True)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from synthmix import interrupts
 from synthmix.errors import DataError
 from synthmix.generation.attention import decoding
 from synthmix.generation.backbone import Backbone, Mask
@@ -60,6 +61,14 @@ class Completion:
     eos_logprob: float | None
     stop_reason: StopReason
     text: str
+
+
+class Writer(Protocol):
+    """What writes a completion for each request, in any order: a :class:`Generator`, or several of them."""
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, stop: Sequence[str] = ()
+    ) -> Iterator[Completion]: ...
 
 
 @dataclass
@@ -125,6 +134,7 @@ class Generator:
 
         Raises:
             DataError: naming the request, if a prompt is empty, exceeds the context or has ids that the model lacks.
+            Preempted: between two tokens, if the process was asked to stop; what is under way is lost.
         """
         rows = [_Row(request, self._limit(request)) for request in requests]
         for row in rows:
@@ -137,6 +147,7 @@ class Generator:
         run = _Run(self, waiting, sampling, StopFinder(self.reader, stop))
         with decoding(self.model):
             while run.waiting or run.rows:
+                interrupts.check()
                 for row in run.advance():
                     yield self._completion(row, stop)
 

@@ -21,7 +21,7 @@ from synthmix.config import GenerationConfig
 from synthmix.data.encoding import encode_documents, encode_prompts
 from synthmix.errors import ConfigError
 from synthmix.files import write_json
-from synthmix.generation.engine import Completion, Generator, Request
+from synthmix.generation.engine import Completion, Request, Writer
 from synthmix.generation.pool import Filter, Sample
 from synthmix.generation.prompts import PromptWriter
 from synthmix.generation.sampling import Sampling
@@ -242,7 +242,7 @@ class SelfConsistency:
         samples: answers to each question.
     """
 
-    def __init__(self, prompts: PromptWriter, generator: Generator, sampling: Sampling, samples: int) -> None:
+    def __init__(self, prompts: PromptWriter, generator: Writer, sampling: Sampling, samples: int) -> None:
         self.prompts, self.generator, self.sampling, self.samples = prompts, generator, sampling, samples
         self.task = prompts.task
 

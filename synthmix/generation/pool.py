@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.files import append_jsonl, cut_torn_line, read_jsonl_prefix, write_atomic
-from synthmix.generation.engine import Completion, Generator
+from synthmix.generation.engine import Completion, Writer
 from synthmix.generation.prompts import PromptWriter
 from synthmix.generation.sampling import Sampling
 from synthmix.metrics.overlap import OverlapIndex
@@ -176,22 +176,23 @@ class Pool:
         self,
         wanted: int,
         max_tries: float,
-        generator: Generator,
+        generator: Writer,
         prompts: PromptWriter,
         sampling: Sampling,
         judge: Judge | None = None,
         advance: Callable[[int], None] = lambda kept: None,
+        chunk: int = CHUNK,
     ) -> None:
         """Writes attempts until ``wanted`` samples are kept or ``max_tries`` times as many attempts are made, in whole
         blocks.
 
         The cap matters: on a collapsed model a filter may never let enough through. ``judge`` is needed by filters that
-        want verdicts.
+        want verdicts. ``chunk`` attempts are asked of the generator at a time.
         """
         assert judge is not None or not self.filter.judged, "this filter wants verdicts"
         cap = self._up(int(max_tries * wanted))
         while not self.suffices(wanted) and self.stats.tries < cap:
-            start, end = self.stats.tries, self._end(wanted, cap)
+            start, end = self.stats.tries, self._end(wanted, cap, chunk)
             completions = generator.generate([prompts.request(i) for i in range(start, end)], sampling)
             attempts = (self._read(c, prompts) for c in _in_order(completions, requests_start=start))
             for block in self._blocks(attempts, judge):
@@ -204,12 +205,12 @@ class Pool:
     def _up(self, attempts: int) -> int:
         return -(-attempts // self.filter.block) * self.filter.block
 
-    def _end(self, wanted: int, cap: int) -> int:
+    def _end(self, wanted: int, cap: int, chunk: int) -> int:
         """The attempt before which the next request to the engine ends."""
         missing, start = wanted - self.stats.kept, self.stats.tries
         # a filter that lets half through needs twice as many attempts
         rate = max(self.stats.kept / start, 0.1) if start else 1.0
-        count = min(max(int(missing / rate) + 1 if start else missing, 1), CHUNK)
+        count = min(max(int(missing / rate) + 1 if start else missing, 1), chunk)
         return min(self._up(start + count), cap)
 
     def _blocks(self, attempts: Iterable[Sample], judge: Judge | None) -> Iterator[list[Sample]]:

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there: written atomically, checked before they are loaded.
 
 A run finds its newest checkpoint by itself: ``checkpoints/*.ckpt``, which its own callbacks write, and
-``hpc_ckpt_N.ckpt``, which Lightning writes when SLURM preempts a job. The second can catch a run anywhere, so its
-counters are set back to the last finished optimizer step, and it counts only if no step was under way.
+``hpc_ckpt_N.ckpt``, which a Trainer with Lightning's own handler of SLURM's signal leaves (cells have another:
+:mod:`.saving`). The second can catch a run anywhere, so its counters are set back to the last finished optimizer step, and
+it counts only if no step was under way.
 """
 
 from __future__ import annotations

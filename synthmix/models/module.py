@@ -184,6 +184,7 @@ class CausalLMModule(L.LightningModule):
             "seconds": self.earlier_seconds + self.clock(),
             "loss": self.last_loss,
             "total_steps": self.total_steps,
+            "random": _random_state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -192,3 +193,17 @@ class CausalLMModule(L.LightningModule):
             align(checkpoint, self.trainer.accumulate_grad_batches, datamodule.steps_per_epoch)
         state = checkpoint["synthmix"]
         self.tokens_seen, self.earlier_seconds, self.last_loss = state["tokens"], state["seconds"], state["loss"]
+        if self.trainer.is_global_zero and "random" in state:  # the other ranks draw dropout anew
+            _set_random_state(state["random"])
+
+
+def _random_state() -> dict[str, Tensor]:
+    """What dropout draws from."""
+    found = {"cpu": torch.get_rng_state()}
+    return found | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

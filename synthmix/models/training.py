@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, ThroughputMonitor
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
+from synthmix import interrupts, ranks
 from synthmix.config.schema import HardwareConfig, TrainingConfig
 from synthmix.data.datamodule import MixtureDataModule
 from synthmix.models.checkpoints import AtomicCheckpointIO, newest_checkpoint, remove_requeue_checkpoints
 from synthmix.models.module import CausalLMModule
+from synthmix.models.saving import CHECKPOINT_S, GivenRanks, SaveAndStop
 
 # Batches over which ThroughputMonitor averages.
 _WINDOW = 20
@@ -55,6 +58,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a cell need not run on SLURM
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
@@ -113,12 +117,17 @@ def make_trainer(
 ) -> L.Trainer:
     """A Trainer that does nothing beyond training: no sanity check, no summary, no sampler of its own."""
     plugins: list[Any] = [] if _writes_folders(hardware.strategy) else [AtomicCheckpointIO()]
+    several = hardware.devices * hardware.nodes > 1
+    if ranks.here().world > 1:
+        plugins.append(GivenRanks())
+    elif not several:  # whatever job the process is part of
+        plugins.append(LightningEnvironment())
     bar = [RichProgressBar(leave=True)] if progress else []
     return L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
+        strategy=("ddp" if several else "auto") if hardware.strategy in ("auto", "ddp") else hardware.strategy,
         precision=hardware.precision,  # type: ignore[arg-type]
         max_epochs=training.epochs,
         max_steps=-1 if training.max_steps is None else training.max_steps,
@@ -154,8 +163,12 @@ def fit(
     progress: bool = False,
     checkpoint_every_steps: int | None = None,
     log_every_steps: int = 10,
+    checkpoint_every_s: float = CHECKPOINT_S,
 ) -> FitResult:
     """Trains ``model`` in place, resuming from the newest valid checkpoint in ``folder``.
+
+    In a process that listens to signals (:func:`synthmix.interrupts.install`) a request to stop is met at the end of the
+    step that is under way, with a checkpoint.
 
     Args:
         model: the model, or a function that makes it once the strategy is ready.
@@ -167,14 +180,17 @@ def fit(
         progress: show a progress bar.
         checkpoint_every_steps: also write a checkpoint every so many steps; one is written at every epoch's end.
         log_every_steps: optimizer steps between two rows of the log.
+        checkpoint_every_s: seconds after which a checkpoint is also written within an epoch.
 
     Raises:
+        Preempted: the process was asked to stop; the next call goes on from here.
         NonFiniteLoss: naming the step and the examples of its batch.
     """
     steps = total_steps(datamodule, training)
     module = CausalLMModule(model, training, learning_rate, steps)
     accumulation = datamodule.accumulation(hardware.devices * hardware.nodes)
-    found = newest_checkpoint(folder)
+    found = ranks.broadcast(newest_checkpoint(folder) if ranks.here().rank == 0 else None)
+    saver = SaveAndStop(folder / "checkpoints" / "last.ckpt", steps, checkpoint_every_s)
     monitor = [_throughput()] if loggers else []
     with quiet():
         trainer = make_trainer(
@@ -183,7 +199,7 @@ def fit(
             hardware,
             accumulation,
             loggers,
-            [*monitor, *callbacks, *_checkpoints(folder, checkpoint_every_steps)],
+            [*monitor, *callbacks, saver, *_checkpoints(folder, checkpoint_every_steps)],
             progress,
             log_every_steps,
         )
@@ -199,11 +215,13 @@ def fit(
 def _fit(trainer: L.Trainer, module: CausalLMModule, datamodule: MixtureDataModule, found: Path | None) -> None:
     """``trainer.fit``, in which Ctrl-C is an interrupt like any other.
 
-    Lightning turns it into ``sys.exit(1)`` and leaves SIGINT ignored.
+    Lightning turns it into ``sys.exit(1)`` and leaves SIGINT ignored. Its handler of SIGTERM, which talks to the other
+    ranks from wherever a step happens to be, never gets to run: see :class:`SaveAndStop`.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
+        with interrupts.held_back():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
     except SystemExit as left:
         if not isinstance(left.__context__, KeyboardInterrupt):
             raise

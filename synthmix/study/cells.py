@@ -123,13 +123,18 @@ class Plan:
         return share if self.config.mixing.nested or not share else max(share, self.sizes[cell.task])
 
 
-def make_plan(config: StudyConfig) -> Plan:
+def make_plan(config: StudyConfig, family: tuple[str, str, int] | None = None) -> Plan:
     """Every cell of a study, with its hash; the union of its grids.
+
+    Args:
+        family: (model, task, seed); only their cells, which depend on no others, are unfolded.
 
     Raises:
         ConfigError, DataError: a model or hardware file with problems; data that cannot be read or is too small.
     """
     grids = [_axes(config, grid) for grid in (GridConfig(), *config.grids)]
+    if family is not None:
+        grids = _narrow(grids, *family)
     names = list(dict.fromkeys(name for grid in grids for name in grid["models"]))
     models = {name: load_model(name) for name in names}
     tasks = _load_tasks(grids)
@@ -203,6 +208,16 @@ def _axes(config: StudyConfig, grid: GridConfig) -> dict[str, Any]:
         spec.name: getattr(config, spec.name) if getattr(grid, spec.name) is None else getattr(grid, spec.name)
         for spec in dataclasses.fields(GridConfig)
     }
+
+
+def _narrow(grids: list[dict[str, Any]], model: str, task: str, seed: int) -> list[dict[str, Any]]:
+    """The part of the grids that has this model, task and seed; a task may be named by the path of its file."""
+    kept = []
+    for grid in grids:
+        tasks = [name for name in grid["tasks"] if name == task or get_task(name).name == task]
+        if model in grid["models"] and seed in grid["seeds"] and tasks:
+            kept.append(grid | {"models": [model], "tasks": tasks, "seeds": [seed]})
+    return kept
 
 
 def _unfold(grid: dict[str, Any], namer: _Namer) -> Iterator[Cell]:

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from synthmix.evaluation.likelihood import document_logprobs
 from synthmix.evaluation.sandbox import run_programs
-from synthmix.generation.engine import Generator
+from synthmix.generation.engine import Writer
 from synthmix.generation.filters import Band, RunPrograms, SelfConsistency, TaskJudge, make_filter, perplexity_band
 from synthmix.generation.levers import Designed, designed, measure_levers
-from synthmix.generation.pool import Pool, write_data_card
+from synthmix.generation.pool import CHUNK, Pool, write_data_card
 from synthmix.generation.prompts import PromptWriter
 from synthmix.generation.sampling import Sampling
 from synthmix.study.cells import Cell, Plan
@@ -30,25 +30,34 @@ class PoolWriter:
 
     Args:
         load: gives the cell's trained model and its tokenizer; called only if something has to be written or scored.
+        generator: writes with that model.
     """
 
-    def __init__(self, cell: Cell, plan: Plan, folder: Path, material: Material, load: Callable[[], Loaded]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        plan: Plan,
+        folder: Path,
+        material: Material,
+        load: Callable[[], Loaded],
+        generator: Writer,
+    ) -> None:
         self.cell, self.plan, self.config, self.task = cell, plan, plan.config, material.task
-        self.folder, self.material, self.load = folder, material, load
+        self.folder, self.material, self.load, self.generator = folder, material, load, generator
         plain = make_filter(self.config.generation, self.task, self._band)
         chosen_by = designed(plain, self.config.design, self.task)
         self.pool = Pool(folder, self.task, chosen_by, material.train_index, material.test_index)
 
-    def extend(self, wanted: int, advance: Callable[[int], None]) -> None:
-        """Writes attempts until ``wanted`` samples are kept, or the cap on attempts ends it."""
-        (model, tokenizer), settings, prompts = self.load(), self.config.generation, self._prompts
-        generator = Generator(model, tokenizer, settings.batch_size)
+    def extend(self, wanted: int, advance: Callable[[int], None], ranks: int = 1) -> None:
+        """Writes attempts until ``wanted`` samples are kept, or the cap on attempts ends it; ``ranks`` write together."""
+        settings, prompts = self.config.generation, self._prompts
         sampling = Sampling(settings.temperature, settings.top_p)
         judge: TaskJudge | None = None
         if self.pool.filter.judged:
-            asks = SelfConsistency(prompts, generator, sampling, settings.consistency_samples)
+            asks = SelfConsistency(prompts, self.generator, sampling, settings.consistency_samples)
             judge = TaskJudge(self.task, self._programs(), asks)
-        self.pool.extend(wanted, settings.max_tries, generator, prompts, sampling, judge, advance)
+        chunk = CHUNK * ranks
+        self.pool.extend(wanted, settings.max_tries, self.generator, prompts, sampling, judge, advance, chunk)
 
     def describe(self) -> dict[str, Any]:
         """Content of ``pool.json``: counts and costs, the levers of the first samples (as many as diversity is measured

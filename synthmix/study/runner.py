@@ -7,22 +7,18 @@ import dataclasses
 import datetime
 import gc
 import json
-import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pandas as pd
-import torch
-import transformers
 import yaml
 
-from synthmix import __version__
+from synthmix import interrupts, ranks
 from synthmix.callbacks import (
     CalibrationLogger,
     CellCallback,
@@ -34,22 +30,31 @@ from synthmix.callbacks import (
     WandbReplay,
 )
 from synthmix.config import ModelConfig
-from synthmix.data.datamodule import MixtureDataModule
 from synthmix.data.encoding import count_truncated, encode_documents
 from synthmix.data.fitting import fit_documents
-from synthmix.evaluation.evaluate import Evaluator
+from synthmix.evaluation.evaluate import Piece, Row
 from synthmix.evaluation.sandbox import best_level
 from synthmix.files import disk_errors, read_jsonl_prefix, write_atomic, write_json
-from synthmix.generation.sampling import Sampling
 from synthmix.models.export import export
-from synthmix.models.loading import load_model, load_tokenizer
-from synthmix.models.training import fit
+from synthmix.models.loading import load_tokenizer
+from synthmix.models.training import total_steps
+from synthmix.study import lease, team
 from synthmix.study.cards import model_card
 from synthmix.study.cells import Cell, Plan
+from synthmix.study.frozen import to_plain
+from synthmix.study.heartbeat import beating
 from synthmix.study.material import Material, prepare
-from synthmix.study.pool_writer import Loaded, PoolWriter
+from synthmix.study.pool_writer import PoolWriter
+from synthmix.study.recording import (
+    describe_work,
+    evaluated_tokens,
+    forget_peak_memory,
+    peak_memory_bytes,
+    summary_line,
+    versions,
+)
 from synthmix.study.reporting import Reporter
-from synthmix.study.store import Needs, Store, to_plain
+from synthmix.study.store import Needs, Store
 from synthmix.tasks import Example
 
 
@@ -62,8 +67,12 @@ class CellRunner:
     def run(self, cell: Cell) -> None:
         """Brings a cell to its end, or up to what the study still needs of it.
 
+        Among several ranks (:mod:`synthmix.ranks`) this is rank 0's part; the others :func:`~team.follow`.
+
         Raises:
             UserError: its data, weights or settings cannot be used.
+            Preempted: the process was asked to stop; what was done so far stays, and the next run goes on from there.
+            LeaseLost: another process runs the cell now.
         """
         needs = self.store.needs(cell, self.plan)
         if needs:
@@ -91,7 +100,7 @@ class _Run:
         self.folder = self.store.folder(cell)
         self.timings = self._read_json("timings.json", {})
         self.log = JsonlLogger(self.folder / "metrics.jsonl", cell.iteration)
-        self._loaded: Loaded | None = None
+        self.hands = team.Hands(cell, self.plan, self.folder)
         self.callbacks: list[CellCallback] = [
             CalibrationLogger(self.config.evaluation.bins),
             EarlyWarning(self.config.monitoring),
@@ -101,7 +110,7 @@ class _Run:
 
     def execute(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "failure.json").unlink(missing_ok=True)
+        forget_peak_memory(self.hardware)
         started = time.perf_counter()
         with self._phase("mix"):
             material = self._mix()
@@ -134,32 +143,14 @@ class _Run:
 
     def _train(self, material: Material) -> None:
         start = self.runner.starting_weights(self.cell)
-        model, tokenizer = load_model(start), load_tokenizer(start)
+        tokenizer = load_tokenizer(start)
         settings, spec = self.config.training, self.plan.models[self.cell.model]
         longest = min(settings.max_tokens or spec.context, spec.context)
         fitted = fit_documents(self.task, tokenizer, material.records, material.documents, longest)
         encoded = encode_documents(tokenizer, fitted.documents, longest)
-        module = MixtureDataModule(
-            encoded,
-            material.mixture.epoch_order,
-            settings.batch_size,
-            self.hardware.micro_batch,
-            settings.loss,  # type: ignore[arg-type]
-            names=material.mixture.ids(),
-        )
-        steps = module.steps_per_epoch * settings.epochs
-        torch.manual_seed(self.cell.seed)  # dropout, for models that have it
-        with self.reporter.bar(f"{self.cell.group} s{self.cell.seed} train", steps, "steps") as bar:
-            result = fit(
-                model,
-                module,
-                settings,
-                self.hardware,
-                self.folder,
-                settings.learning_rate or spec.learning_rate,
-                loggers=[self.log],
-                callbacks=[StepProgress(bar.update)],
-            )
+        job = team.Train(start, encoded, material.mixture)
+        with self._beating("train", "training", total_steps(job.data(self.hands), settings), "steps") as advance:
+            model, result = team.train(job, self.hands, [self.log], [StepProgress(advance)])
         if not result.finished:
             raise KeyboardInterrupt
         told = {
@@ -176,14 +167,6 @@ class _Run:
         card = model_card(self.cell, self.config, material.mixture, told, material.note)
         export(model, tokenizer, self.folder / "model", card)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-
-    def _load(self) -> Loaded:
-        """The exported model, which later cells, and users, will load, and its tokenizer."""
-        if self._loaded is None:
-            device = "cuda" if self.hardware.accelerator == "gpu" else "cpu"
-            model = load_model(self.folder / "model").to(device)  # type: ignore[arg-type]
-            self._loaded = (model, load_tokenizer(self.folder / "model"))
-        return self._loaded
 
     # -- evaluate ---------------------------------------------------------------------------------------------------
 
@@ -202,23 +185,19 @@ class _Run:
             records = part.where(part.notna(), None).to_dict("records")
             return [{str(name): value for name, value in record.items()} for record in records]
         self._note_sandbox()
-        generation = self.config.generation
-        evaluator = Evaluator(
-            *self._load(),
-            self.task,
-            self.config.evaluation,
-            Sampling(generation.temperature, generation.top_p),
-            self.cell.hash,
-        )
         done = 0
-        with self.reporter.bar(f"{self.cell.group} s{self.cell.seed} {split}", len(examples), "items") as bar:
+        with self._beating("evaluate", f"evaluation of {split}", len(examples), "items", split) as advance:
 
-            def advance(n: int) -> None:
+            def count(n: int) -> None:
                 nonlocal done
                 done += n
-                bar.update(done)
+                advance(done)
+                interrupts.check()
 
-            return evaluator.evaluate(examples, split, lines, advance)
+            def score(pieces: Sequence[Piece], split: str) -> list[list[Row]]:
+                return team.score(pieces, split, self.hands)
+
+            return self.hands.evaluator.evaluate(examples, split, lines, count, score, ranks.here().world)
 
     def _note_sandbox(self) -> None:
         """Adds the level at which programs are about to run to those at which some have run."""
@@ -241,11 +220,17 @@ class _Run:
 
     def _generate(self, context: CellContext, material: Material) -> None:
         wanted = max(self.needs.pool, self.config.evaluation.diversity_samples)
-        writer = PoolWriter(self.cell, self.plan, self.folder, material, self._load)
+        generator = team.SharedGenerator(self.hands)
+        writer = PoolWriter(self.cell, self.plan, self.folder, material, lambda: self.hands.loaded, generator)
         pool = writer.pool
         if not pool.suffices(wanted):
-            with self.reporter.bar(f"{self.cell.group} s{self.cell.seed} generate", wanted, "samples") as bar:
-                writer.extend(wanted, bar.update)
+            with self._beating("generate", "generation", wanted, "samples") as advance:
+
+                def count(kept: int) -> None:
+                    advance(kept)
+                    interrupts.check()
+
+                writer.extend(wanted, count, ranks.here().world)
         pool.stats.wanted = wanted  # also where a killed process had written them all
         header = len(self.task.header)
         for callback in self.callbacks:
@@ -282,7 +267,9 @@ class _Run:
         return lambda values: self.log.write(phase, values)
 
     def _finish(self, context: CellContext, material: Material, seconds: float) -> None:
-        self._loaded = None
+        tokens = evaluated_tokens(self.task, self.folder, material.tests)
+        self.hands.forget()
+        lease.check(self.folder, now=True)
         result = {
             **{k: v for k, v in self.cell.to_dict().items() if k not in ("index", "level")},
             "family": self.task.family,
@@ -299,6 +286,14 @@ class _Run:
             "mixture": material.counts(),
             "train": self._read_json("train.json", {}),
             "alert": context.results["alert"],
+            "work": describe_work(
+                self.hardware,
+                self._read_json("train.json", {}),
+                tokens,
+                context.results["pool"]["tokens"],
+                self.timings,
+                peak_memory_bytes(self.hardware),
+            ),
             "timings": self.timings | {"total": sum(self.timings.values())},
             "versions": versions(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -310,7 +305,9 @@ class _Run:
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """Adds up a phase's time over all attempts."""
+        """Adds up a phase's time over all attempts. It is not begun if the process was asked to stop."""
+        interrupts.check(f"the time before '{name}'")
+        lease.check(self.folder, now=True)
         started = time.perf_counter()
         try:
             yield
@@ -320,6 +317,12 @@ class _Run:
             write_json(self.folder / "timings.json", self.timings)
         if name in ("train", "generate"):  # the phases after which what they needed is not needed again
             release_memory()
+
+    def _beating(
+        self, phase: str, where: str, total: int, unit: str, label: str | None = None
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        named = f"{self.cell.group} s{self.cell.seed} {label or phase}"
+        return beating(self.reporter, self.folder, named, phase, where, total, unit)
 
     def _read_json(self, name: str, default: Any) -> Any:
         path = self.folder / name
@@ -337,26 +340,3 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(0)
-
-
-def summary_line(result: dict[str, Any], seconds: float) -> str:
-    """A cell's results in one line."""
-    test, alert = result["test"], result["alert"]
-    parts = [f"{result['metric']} {100 * test['score']:.1f} %", f"ECE {test['ece']:.3f}"]
-    if "diversity" in result["diversity"]:
-        parts.append(f"1 - self-BLEU {result['diversity']['diversity']:.3f}")
-    parts.append(f"invalid {100 * test['invalid_rate']:.1f} %")
-    if alert["level"] != "none":
-        parts.append(f"ECE {alert['level']}: {100 * alert['ece_rise']:+.0f} % on validation")
-    return f"{result['name']}: {', '.join(parts)} ({seconds:.1f} s)"
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were computed with."""
-    return {
-        "synthmix": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "lightning": lightning.__version__,
-    }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from synthmix import ranks
 from synthmix.errors import UserError
 from synthmix.files import write_json
 from synthmix.study import lease
 from synthmix.study.cells import Cell, Plan
+from synthmix.study.launch import launch, processes
 from synthmix.study.reporting import Reporter
 from synthmix.study.store import State, Store
 
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     from synthmix.study.runner import CellRunner
 
 POLL_S = 0.3
+#: A cell that failed so often, and not by the user's doing, is left alone until it is asked for (``--retry-failed``).
+MAX_ATTEMPTS = 3
 
 
 def walk(plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Reporter) -> Counter[State]:
@@ -29,24 +36,28 @@ def walk(plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Report
     while True:
         ran, waiting = _pass(plan, store, run, reporter)
         if not ran and not waiting:
+            store.sweep(plan)
             return Counter(states(plan, store).values())
         if not ran:
             time.sleep(POLL_S)
 
 
 def _pass(plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Reporter) -> tuple[bool, bool]:
-    """One scan, parents before children: (a cell was run, something is running elsewhere)."""
-    ran = waiting = False
+    """One look at all cells, and the first that can be had is run: (a cell was run, something is running elsewhere)."""
+    known = states(plan, store)
     for cell in plan.cells:
-        state = store.state(cell, plan)
-        mine = state == "ready" and attempt(cell, plan, store, run, reporter)
-        ran |= mine
-        waiting |= not mine and state in ("ready", "running", "waiting")
-    return ran, waiting
+        if known[cell.hash] == "ready" and attempt(cell, plan, store, run, reporter):
+            return True, False
+    return False, any(state in ("ready", "running", "waiting") for state in known.values())
 
 
 def attempt(cell: Cell, plan: Plan, store: Store, run: Callable[[Cell], None], reporter: Reporter) -> bool:
-    """Runs a cell if nobody else does; False if somebody else does."""
+    """Runs a cell if nobody else does; False if somebody else does.
+
+    A cell that takes several devices is run by processes of its own, unless this is one of them.
+    """
+    if ranks.here().world == 1 and processes(plan.hardware_of(cell)) > 1:
+        return launch(cell, plan, store, reporter)
     held = lease.acquire(store.folder(cell))
     if held is None:
         return False
@@ -55,44 +66,98 @@ def attempt(cell: Cell, plan: Plan, store: Store, run: Callable[[Cell], None], r
             return True
         try:
             run(cell)
+        except lease.LeaseLost as lost:  # the cell is another's now, and so is what becomes of it
+            reporter.line(str(lost))
+            return False
         except Exception as error:
-            _record(cell, store, error)
+            if held.lost():  # then what failed may be that the new holder removed our half-written files
+                reporter.line(f"{cell.name}: left to the process that holds it now ({error})")
+                return False
+            record(cell, store, error)
             reporter.line(f"{cell.name}: failed: {error}")
         else:
+            forget_failures(cell, store)
             store.tidy(cell, plan)
     return True
 
 
-def _record(cell: Cell, store: Store, error: Exception) -> None:
-    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    told = {"error": said, "user_error": isinstance(error, UserError), "traceback": traceback.format_exc()}
+def record(cell: Cell, store: Store, error: Exception) -> None:
+    """Writes ``failure.json``: what went wrong, where, and how often something did. Of several ranks the first counts."""
+    if (store.folder(cell) / "failure.json").exists():
+        return
+    user = isinstance(error, UserError)
+    told = {
+        "error": str(error) if user else f"{type(error).__name__}: {error}",
+        "user_error": user,
+        "attempts": _earlier_attempts(cell, store) + (not user),
+        "job": ranks.slurm_job(),
+        "log": os.environ.get("SYNTHMIX_LOG"),
+        "host": socket.gethostname(),
+        "rank": ranks.here().rank,
+        "traceback": traceback.format_exc(),
+    }
     try:
         write_json(store.folder(cell) / "failure.json", told)
     except UserError as full:  # the disk may be what failed: then there is no room for saying so, either
         raise full from error
 
 
-def clear_failures(plan: Plan, store: Store) -> int:
-    """Forgets failures, so that a rerun tries those cells again; returns how many there were."""
-    paths = [store.folder(cell) / "failure.json" for cell in plan.cells]
-    found = [path for path in paths if path.exists()]
-    for path in found:
-        path.unlink()
-    return len(found)
+def _earlier_attempts(cell: Cell, store: Store) -> int:
+    """How often a cell has failed before this attempt; what the user can put right does not count."""
+    try:
+        return int(json.loads((store.folder(cell) / "last_failure.json").read_text())["attempts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def may_try_again(failure: dict[str, Any]) -> bool:
+    """Whether a failed cell is tried again without being asked for."""
+    return bool(failure.get("user_error")) or int(failure.get("attempts", 1)) < MAX_ATTEMPTS
+
+
+def set_aside(cell: Cell, store: Store) -> None:
+    """Makes a failed cell one that can be run; how often it failed, and why last, is kept in ``last_failure.json``."""
+    path = store.folder(cell) / "failure.json"
+    if path.exists():
+        os.replace(path, path.with_name("last_failure.json"))
+
+
+def forget_failures(cell: Cell, store: Store) -> None:
+    """As if the cell had never failed."""
+    for name in ("failure.json", "last_failure.json"):
+        (store.folder(cell) / name).unlink(missing_ok=True)
+
+
+def clear_failures(plan: Plan, store: Store, everything: bool = False) -> int:
+    """Sets failures aside, so that a rerun tries those cells again; returns how many there were.
+
+    Args:
+        everything: also of the cells that failed :data:`MAX_ATTEMPTS` times, and the number of attempts is forgotten.
+    """
+    failures = {cell: failure for cell in plan.cells if (failure := store.failure(cell)) is not None}
+    again = [cell for cell, failure in failures.items() if everything or may_try_again(failure)]
+    for cell in again:
+        (forget_failures if everything else set_aside)(cell, store)
+    return len(again)
 
 
 def states(plan: Plan, store: Store, cells: Iterable[Cell] | None = None) -> dict[str, State]:
     """State of each cell, by hash."""
-    return {cell.hash: store.state(cell, plan) for cell in (plan.cells if cells is None else cells)}
+    return store.states(plan, cells)
 
 
 def make_runner(plan: Plan, store: Store, reporter: Reporter, threads: int) -> CellRunner:
     """A runner in this process, with its share of the machine's cores."""
+    from synthmix.study.runner import CellRunner
+
+    prepare_process(threads)
+    return CellRunner(plan, store, reporter)
+
+
+def prepare_process(threads: int) -> None:
+    """Sets what the libraries read once: the threads, and no bar for each load and save, however short."""
     import torch
     import transformers
 
-    from synthmix.study.runner import CellRunner
-
     torch.set_num_threads(threads)
-    transformers.utils.logging.disable_progress_bar()  # one for each load and save, however short
-    return CellRunner(plan, store, reporter)
+    transformers.utils.logging.disable_progress_bar()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import lightning as L
@@ -185,7 +186,11 @@ def test_damaged_checkpoints_are_skipped(tmp_path: Path, damage: str) -> None:
     good = tmp_path / "checkpoints" / "last.ckpt"
     bad = tmp_path / "hpc_ckpt_9.ckpt"
     content = bytearray(good.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    with zipfile.ZipFile(good) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    at = content.index(good.read_bytes()[largest.header_offset :][:40]) + 30 + len(largest.filename)
+    at += int.from_bytes(content[largest.header_offset + 28 :][:2], "little") + largest.file_size // 2
+    content[at] ^= 0xFF  # in the middle of a tensor: between two there is padding
     shutil.copy(good, bad)
     damaged = {"cut": bytes(content[:-100]), "flipped": bytes(content), "empty": b"", "foreign": b"not a checkpoint"}
     bad.write_bytes(damaged[damage])

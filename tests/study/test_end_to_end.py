@@ -50,6 +50,7 @@ def numbers(root: Path) -> dict[str, Any]:
         result = json.loads((folder / "result.json").read_text())
         for key in ("timings", "finished"):
             del result[key]
+        result["work"] = {key: value for key, value in result["work"].items() if key.endswith("_tokens")}
         for key in ("seconds", "tokens_per_second", "resumed"):
             result["train"].pop(key)
         samples = [json.loads(line) for line in (folder / "synthetic.jsonl").read_text().splitlines()]
@@ -94,12 +95,17 @@ def test_what_a_study_leaves_and_a_rerun_that_does_nothing(in_process: Run, work
 
     # what the plan had said it would cost
     plan = make_plan(load_study("tiny", ["store.keep=all"]))
-    said = estimate(plan, Store("runs"), list(plan.cells))
     results = [json.loads((cell / "result.json").read_text()) for cell in cells]
-    assert 1 / 3 < said.train_tokens / sum(r["train"]["tokens"] for r in results) < 3  # nonsense takes more tokens
-    assert 1 / 4 < said.generated_tokens / sum(r["pool"]["tokens"] for r in results) < 4
-    models = sum(p.stat().st_size for cell in cells for p in (cell / "model").glob("*.safetensors"))
-    assert models < 1.5 * said.disk < 6 * models and said.done == said.cells == 5
+    said = estimate(plan, Store("elsewhere"))
+    tokens = said.total.tokens
+    assert 1 / 3 < tokens["train"] / sum(r["train"]["tokens"] for r in results) < 3  # nonsense takes more tokens
+    assert 1 / 4 < tokens["generate"] / sum(r["pool"]["tokens"] for r in results) < 4
+    taken = sum(p.stat().st_size for cell in cells for p in cell.rglob("*") if p.is_file())
+    assert 1 / 2 < said.total.disk / taken < 2 and said.total.done == said.measured_on == 0
+    # and what it says once they are finished
+    said = estimate(plan, Store("runs"))
+    assert said.total.done == said.total.cells == said.measured_on == 5 and said.total.left == 0
+    assert said.errors["measured"].n == said.errors["stated"].n == 5 and said.basis == {"task": 15}
 
     before = {p: p.stat().st_mtime_ns for cell in cells for p in cell.rglob("*")}
     status, again = in_process("run", "tiny", "store.keep=all")

@@ -1,0 +1,1 @@
+"""Sweeps on SLURM: arrays from a plan, what the queue says of them, status, cancel."""
