@@ -8,8 +8,7 @@ own handlers are not used: they save wherever a step happens to be, and know of 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -18,7 +17,6 @@ AGAIN = signal.SIGUSR1
 SIGNALS = (AGAIN, signal.SIGTERM)
 
 _asked: signal.Signals | None = None
-_installed = False
 
 
 class Preempted(BaseException):
@@ -43,17 +41,9 @@ def install() -> None:
     Whoever starts Python may block SIGUSR1 until this is called (``env --block-signal=USR1``), since its default is to
     kill. Only the main thread can call this.
     """
-    global _installed
     for number in SIGNALS:
         signal.signal(number, _note)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    _installed = True
-
-
-def reinstall() -> None:
-    """Takes the signals back from a library that took them, in a process that has called :func:`install`."""
-    if _installed:
-        install()
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -83,22 +73,6 @@ def check(where: str = "") -> None:
         raise Preempted(_asked, where)
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Holds the signals back while a library may put handlers of its own in place; ours are put back at the end.
-
-    :func:`reinstall` within ends it early. Nothing happens in a process that has not called :func:`install`.
-    """
-    if not _installed:
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        install()
-
-
 def reset() -> None:
     """Forgets a request, for a process that goes on with other work."""
     global _asked
@@ -107,8 +81,6 @@ def reset() -> None:
 
 def uninstall(handlers: Mapping[signal.Signals, Any]) -> None:
     """Gives the signals to other handlers, and forgets what was asked."""
-    global _installed
     reset()
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    _installed = False

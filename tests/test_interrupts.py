@@ -39,24 +39,6 @@ def test_the_first_signal_counts(listening: None) -> None:
     assert interrupts.asked() is interrupts.AGAIN
 
 
-def test_signals_are_held_back_while_a_library_has_handlers_of_its_own(listening: None) -> None:
-    stolen: list[int] = []
-    with interrupts.held_back():
-        signal.signal(signal.SIGTERM, lambda number, frame: stolen.append(number))
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.asked() is None
-    assert interrupts.asked() is signal.SIGTERM and not stolen
-
-
-def test_held_back_does_nothing_in_a_process_that_does_not_listen() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with interrupts.held_back():
-        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(interrupts.SIGNALS)
-    assert signal.getsignal(signal.SIGTERM) is before
-    interrupts.reinstall()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 SCRIPT = """
 import sys
 print("up", flush=True)

@@ -36,7 +36,6 @@ class SaveAndStop(Callback):
         self._saved, self._stops = time.monotonic(), False
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        interrupts.reinstall()  # Lightning has just put its own handler of SIGTERM in place
         self._saved = time.monotonic()
         if self._agree() > _DUE:
             self._stop(trainer)

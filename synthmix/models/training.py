@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
-from synthmix import interrupts, ranks
+from synthmix import ranks
 from synthmix.config.schema import HardwareConfig, TrainingConfig
 from synthmix.data.datamodule import MixtureDataModule
 from synthmix.models.checkpoints import AtomicCheckpointIO, newest_checkpoint, remove_requeue_checkpoints
@@ -216,12 +216,12 @@ def _fit(trainer: L.Trainer, module: CausalLMModule, datamodule: MixtureDataModu
     """``trainer.fit``, in which Ctrl-C is an interrupt like any other.
 
     Lightning turns it into ``sys.exit(1)`` and leaves SIGINT ignored. Its handler of SIGTERM, which talks to the other
-    ranks from wherever a step happens to be, never gets to run: see :class:`SaveAndStop`.
+    ranks from wherever a step happens to be, is not put in place: see :class:`SaveAndStop`.
     """
     handler = signal.getsignal(signal.SIGINT)
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     try:
-        with interrupts.held_back():
-            trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=found, weights_only=False)
     except SystemExit as left:
         if not isinstance(left.__context__, KeyboardInterrupt):
             raise

@@ -161,6 +161,7 @@ def kill_and_compare(synthmix: Start, in_process: Run, workplace: Path, phases: 
     assert weights(root) == weights(workplace / "whole")
 
 
+@pytest.mark.slow
 def test_a_kill_while_generating_changes_nothing(synthmix: Start, in_process: Run, workplace: Path) -> None:
     kill_and_compare(synthmix, in_process, workplace, ("generate",))
 

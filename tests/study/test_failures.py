@@ -131,6 +131,7 @@ def test_no_disk_space_for_any_file(
     assert status == 0 and "1 failed before and tried again" in again
 
 
+@pytest.mark.slow
 def test_a_worker_whose_starter_was_killed_leaves_no_failure(workplace: Path, synthmix: Start) -> None:
     """Only the parent is killed: its workers find nobody to report to, stop, and record nothing as failed."""
     process = synthmix("run", "tiny", "workers=2", "training.epochs=400", "seeds=[0,1]")
@@ -145,7 +146,7 @@ def test_a_worker_whose_starter_was_killed_leaves_no_failure(workplace: Path, sy
     assert not list(workplace.glob("runs/cells/*/failure.json"))
 
 
-@pytest.mark.parametrize("init_from", ["previous", "phase0"])
+@pytest.mark.parametrize("init_from", ["previous", pytest.param("phase0", marks=pytest.mark.slow)])
 def test_models_that_are_not_kept_are_there_while_they_are_needed(
     in_process: Run, workplace: Path, init_from: str
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_worker_that_is_terminated_saves(synthmix: Start, in_process: Run, wor
     assert not (folder / "failure.json").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_its_own_cell_s_alone(in_process: Run, workplace: Path) -> None:
     """A cell is stopped in training; of the two cells that are run then, it alone goes on from a checkpoint."""
     words = ("tiny", "iterations=0", "seeds=[0,1]", "training.epochs=15")
