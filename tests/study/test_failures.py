@@ -62,6 +62,7 @@ def test_no_disk_space(in_process: Run, workplace: Path) -> None:
     assert status == 0 and "1 failed before and tried again" in again
 
 
+@pytest.mark.slow
 def test_ctrl_c(synthmix: Start, workplace: Path) -> None:
     process = synthmix("run", "tiny", "training.epochs=2000", "iterations=0")
     deadline = time.monotonic() + 60
@@ -97,7 +98,9 @@ def test_an_early_warning_halts_or_reduces_the_chain(synthmix: Start, workplace:
                 assert chain[2]["mixture"]["synthetic"] == (16 if seed in critical else 32)
 
 
-@pytest.mark.parametrize("how", ["parquet", "weights", "checkpoint", "log"])
+@pytest.mark.parametrize(
+    "how", ["parquet", *(pytest.param(how, marks=pytest.mark.slow) for how in ("weights", "checkpoint", "log"))]
+)
 def test_no_disk_space_for_any_file(
     in_process: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -146,7 +149,8 @@ def test_a_worker_whose_starter_was_killed_leaves_no_failure(workplace: Path, sy
     assert not list(workplace.glob("runs/cells/*/failure.json"))
 
 
-@pytest.mark.parametrize("init_from", ["previous", pytest.param("phase0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("init_from", ["previous", "phase0"])
 def test_models_that_are_not_kept_are_there_while_they_are_needed(
     in_process: Run, workplace: Path, init_from: str
 ) -> None:

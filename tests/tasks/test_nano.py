@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,13 +139,6 @@ def test_documents_fit_the_generation_limit(name: str) -> None:
         lengths = [len(tokenizer(part)["input_ids"]) for part in (document.header, document.body, document.completion)]
         assert sum(lengths) < task.max_document_tokens
         assert lengths[2] < task.max_new_tokens
-
-
-@tasks
-def test_ten_thousand_take_seconds(name: str) -> None:
-    start = time.perf_counter()
-    nano(name).generate_split("train", 2_500 if name == "nano-facts" else 10_000, 0)
-    assert time.perf_counter() - start < 60
 
 
 @tasks
