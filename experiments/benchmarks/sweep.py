@@ -14,6 +14,7 @@ Needs a SLURM whose partition ``main`` has two free slots, on this machine. Meas
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         bench = Bench(Path(folder))
         found = {
             "submit_1000": median(bench.submit(f"s{i}") for i in range(runs)),

@@ -19,7 +19,7 @@ from synthmix.cluster.arrays import (
     sbatch_options,
 )
 from synthmix.cluster.submissions import Place, Submission, new_submission, places, submissions
-from synthmix.config import HardwareConfig
+from synthmix.config import HardwareConfig, check_strategy
 from synthmix.errors import UserError
 from synthmix.files import write_atomic
 from synthmix.study import frozen, lease
@@ -69,8 +69,11 @@ def submit(plan: Plan, store: Store, retry_failed: bool = False) -> Sweep:
 
     Raises:
         SlurmError: no SLURM here, or it refuses an array; then nothing of this sweep stays queued.
+        ConfigError: a profile whose strategy no cell can use.
         StoreError: the store holds the study with other settings, or cannot be written.
     """
+    for profile in plan.hardware.values():
+        check_strategy(profile)
     largest, script = queue.max_array_size(), cell_script()
     store.freeze(plan)
     clear_failures(plan, store, everything=retry_failed)

@@ -84,7 +84,10 @@ def reopen(path: Path, name: str | None = None) -> Plan:
         wanted = [cell for cell in before.cells if (cell.model, cell.task, cell.seed) == family]
     if {cell.hash for cell in wanted} != set(plan.by_hash):
         raise UserError(f"{path}: {_why_other(_content(path))}; 'synthmix plan STUDY' freezes them anew")
-    return plan
+    # the machine was asked for as the profile was then
+    return dataclasses.replace(
+        plan, hardware=plan.hardware | {k: v for k, v in before.hardware.items() if k in plan.hardware}
+    )
 
 
 def _why_other(content: dict[str, Any]) -> str:
