@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from synthmix.cluster import queue
-from synthmix.cluster.submissions import Place, places, submissions
+from synthmix.cluster.submissions import Place, jobs_with, places, submissions
 from synthmix.study import lease
 from synthmix.study.cells import Cell, Plan
 from synthmix.study.store import Store
@@ -50,12 +50,12 @@ def study_state(plan: Plan, store: Store, log_lines: int = LOG_LINES) -> list[Ce
 
 def _places(plan: Plan, store: Store, known: Mapping[str, str]) -> dict[str, Place]:
     """Where cells that are not done are queued; SLURM is asked only if something of the store was ever submitted."""
-    if all(state == "done" for state in known.values()):
+    open_ = {cell.name for cell in plan.cells if known[cell.hash] != "done"}
+    if not open_:
         return {}
     found = list(submissions(store))
-    jobs = [job for one in found for job in one.jobs]
     try:
-        return places(found, queue.tasks(jobs))
+        return places(found, queue.tasks(jobs_with(found, open_)))
     except queue.SlurmError:  # looked at from a machine without SLURM, or its controller is away
         return places(found, {})
 

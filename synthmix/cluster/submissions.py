@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,11 @@ def submissions(store: Store, study: str = "*") -> Iterator[Submission]:
                 f"{path}: not a submission's record ({type(error).__name__}: {error}); if none of its jobs is queued any "
                 f"more (squeue --me), delete {path.parent}"
             ) from error
+
+
+def jobs_with(found: Iterable[Submission], cells: Set[str]) -> list[str]:
+    """The jobs of arrays that hold any of some cells, given by name."""
+    return [array.job for one in found for array in one.arrays if array.job is not None and cells & set(array.cells)]
 
 
 def places(found: Iterable[Submission], known: dict[tuple[str, int], Task]) -> dict[str, Place]:

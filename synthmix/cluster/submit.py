@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from synthmix.cluster.arrays import (
     runnable,
     sbatch_options,
 )
-from synthmix.cluster.submissions import Place, Submission, new_submission, places, submissions
+from synthmix.cluster.submissions import Place, Submission, jobs_with, new_submission, places, submissions
 from synthmix.config import HardwareConfig, check_strategy
 from synthmix.errors import UserError
 from synthmix.files import write_atomic
@@ -78,8 +78,8 @@ def submit(plan: Plan, store: Store, retry_failed: bool = False) -> Sweep:
     store.freeze(plan)
     clear_failures(plan, store, everything=retry_failed)
     with _alone(store):
-        alive = _alive(store)
         run, never = runnable(plan, states(plan, store), _lost(plan, store))
+        alive = _alive(store, {cell.name for cell in run})
         queued = {cell.name: alive[cell.name].array.job or "" for cell in run if _covers(alive.get(cell.name), plan)}
         wanted = [cell for cell in run if cell.name not in queued]
         job_of = {name: place.array.job or "" for name, place in alive.items()}
@@ -92,10 +92,10 @@ def submit(plan: Plan, store: Store, retry_failed: bool = False) -> Sweep:
         return Sweep(sweep, queued, never, len(plan.cells) - len(run) - len(never))
 
 
-def _alive(store: Store) -> dict[str, Place]:
-    """Where cells wait or run in the queue, by name; of all studies of the store."""
+def _alive(store: Store, cells: Set[str]) -> dict[str, Place]:
+    """Where cells, given by name, wait or run in the queue; for any study of the store."""
     earlier = list(submissions(store))
-    found = places(earlier, queue.tasks(job for one in earlier for job in one.jobs))
+    found = places(earlier, queue.tasks(jobs_with(earlier, cells)))
     return {name: place for name, place in found.items() if place.task is not None and place.task.is_alive}
 
 

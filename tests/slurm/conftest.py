@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """SLURM's daemons, started unless they run already, and then left running."""
-    up = shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
+    """The test cluster's daemons, started unless they run already, and then left running."""
+    there = shutil.which("scontrol") is not None
+    words = ["scontrol", "show", "config"] if there else ["false"]
+    config = subprocess.run(words, capture_output=True, text=True, check=False)
+    up = config.returncode == 0
+    if up and not re.search(r"^ClusterName\s*= synthmix-test$", config.stdout, re.MULTILINE):
+        pytest.skip("this machine belongs to a SLURM that is not the test cluster")
     if not up:
         subprocess.run([HERE / "cluster.sh", "start"], check=True, timeout=300)
     yield
