@@ -151,8 +151,8 @@ def test_no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (found,) = examine_slurm({"cpu": HardwareConfig()}, "s")
     assert found.state == "unknown" and "'synthmix run STUDY' needs none" in found.what
-    (found,) = examine_slurm({"cpu": HardwareConfig(), "big": HardwareConfig(slurm=SlurmConfig(gpus="gpu:4"))}, "s")
-    assert found.state == "MISSING" and "configs/hardware/big.yaml asks for it" in found.what
+    (found,) = examine_slurm({"cpu": HardwareConfig(), "big": HardwareConfig(nodes=2)}, "s")
+    assert found.state == "MISSING" and "a cell on several nodes (big)" in found.what
 
 
 def test_half_a_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -213,7 +213,8 @@ def test_the_check_without_a_network_has_none() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_that_can_run_here(in_process: Run, workplace: Path) -> None:
+def test_a_study_that_can_run_here(in_process: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(workplace))  # where there is a SLURM, whether it answers is another test's matter
     status, said = in_process("doctor", "tiny")
     assert status == 0, said
     for words in (
@@ -230,6 +231,7 @@ def test_a_study_that_can_run_here(in_process: Run, workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_that_lacks_weights_and_data(in_process: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(workplace))
     monkeypatch.setenv("HF_HOME", str(workplace / "empty"))
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "SYNTHMIX_DATA"):
         monkeypatch.delenv(name, raising=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from synthmix.cluster import queue
 from synthmix.cluster.arrays import Array, sbatch_options
 from synthmix.cluster.doctor.finding import Finding, missing, ok, unknown
-from synthmix.config import HardwareConfig, SlurmConfig
+from synthmix.config import HardwareConfig
 
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 
@@ -33,9 +33,9 @@ def examine_slurm(profiles: Mapping[str, HardwareConfig], study: str) -> Iterato
 
 
 def _absent(profiles: Mapping[str, HardwareConfig]) -> Finding:
-    asked = [name for name, profile in profiles.items() if profile.slurm != SlurmConfig()]
+    several = [name for name, profile in profiles.items() if profile.nodes > 1]
     said = "SLURM: none here; 'synthmix run STUDY' needs none, slurm/sweep.sh does"
-    return missing(f"{said}, and configs/hardware/{asked[0]}.yaml asks for it") if asked else unknown(said)
+    return missing(f"{said}, and so does a cell on several nodes ({several[0]})") if several else unknown(said)
 
 
 def _profile(name: str, profile: HardwareConfig, study: str) -> Iterator[Finding]:
