@@ -148,7 +148,8 @@ class Bench:
         return seconds | {"efficiency": seconds["seconds_1"] / (2 * seconds["seconds_2"])}
 
     def _clear(self) -> None:
-        subprocess.run(["scancel", "--name=b.l0.node,b.l1.node"], check=True)
+        for level in (0, 1):
+            subprocess.run(["scancel", f"--name=b.l{level}.node"], check=True)
         self.wait()
         self.profile()
 
