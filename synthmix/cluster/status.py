@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,16 @@ class CellState:
     log: tuple[str, ...] = ()
 
 
-def study_state(plan: Plan, store: Store, log_lines: int = LOG_LINES) -> list[CellState]:
-    """The state of each cell of a plan, in its order."""
+def study_state(
+    plan: Plan, store: Store, log_lines: int = LOG_LINES, say: Callable[[str], object] = lambda text: None
+) -> list[CellState]:
+    """The state of each cell of a plan, in its order; ``say`` is told if SLURM could not be asked."""
     known = states(plan, store)
-    where = _places(plan, store, known)
+    where = _places(plan, store, known, say)
     return [_one(cell, known[cell.hash], where.get(cell.name), plan, store, log_lines) for cell in plan.cells]
 
 
-def _places(plan: Plan, store: Store, known: Mapping[str, str]) -> dict[str, Place]:
+def _places(plan: Plan, store: Store, known: Mapping[str, str], say: Callable[[str], object]) -> dict[str, Place]:
     """Where cells that are not done are queued; SLURM is asked only if something of the store was ever submitted."""
     open_ = {cell.name for cell in plan.cells if known[cell.hash] != "done"}
     if not open_:
@@ -56,7 +58,8 @@ def _places(plan: Plan, store: Store, known: Mapping[str, str]) -> dict[str, Pla
     found = list(submissions(store))
     try:
         return places(found, queue.tasks(jobs_with(found, open_)))
-    except queue.SlurmError:  # looked at from a machine without SLURM, or its controller is away
+    except queue.SlurmError as error:  # looked at from a machine without SLURM, or its controller is away
+        say(f"What is queued is not known here, and not shown as queued: {error}")
         return places(found, {})
 
 
@@ -157,7 +160,7 @@ def _lines(one: CellState) -> list[str]:
 
 def print_status(plan: Plan, store: Store, console: Console, limit: int | None = 20) -> Counter[str]:
     """Shows where a study stands; returns how many cells are in which state."""
-    found = study_state(plan, store)
+    found = study_state(plan, store, say=lambda text: console.print(text, highlight=False, soft_wrap=True))
     for part in render(plan, found, limit):
         console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
     return Counter(one.state for one in found)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from synthmix.errors import StoreError, UserError
+from synthmix.errors import UserError
 from synthmix.files import disk_errors
 
 #: Weights in the order in which loading looks for them; an index names the files of a model in pieces.
@@ -106,16 +106,20 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
+        HTTPError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
+        RevisionResolutionError,
+        XetDownloadError,
     )
 
     site = constants.ENDPOINT
     page = f"{site}/{'datasets/' if repository.kind == 'dataset' else ''}{repository.id}"
     try:
-        yield
-    except UserError:
+        with disk_errors(Path(constants.HF_HUB_CACHE)):
+            yield
+    except UserError:  # ours, a full disk among them
         raise
     except GatedRepoError as error:
         raise UserError(
@@ -135,23 +139,11 @@ def hub_errors(repository: Repository) -> Iterator[None]:
         raise UserError(f"{repository.given}: not the name of a repository; expected OWNER/NAME") from error
     except OfflineModeIsEnabled as error:
         raise Unreachable(f"{repository.given}: HF_HUB_OFFLINE is set, so nothing is downloaded; unset it") from error
-    except Exception as error:  # the client raises many kinds, and they change with its version
-        _raise_for_disk(error, Path(constants.HF_HUB_CACHE))
+    except (OSError, HTTPError, RevisionResolutionError, XetDownloadError) as error:
         raise Unreachable(
             f"{repository.given}: {site} cannot be reached ({type(error).__name__}: {_first_line(error)}). Run fetch "
             "where there is a network, such as a login node; files that are whole are kept"
         ) from error
-
-
-def _raise_for_disk(error: Exception, cache: Path) -> None:
-    """A full or read-only disk in words; nothing for any other error."""
-    try:
-        with disk_errors(cache):
-            raise error
-    except StoreError:
-        raise
-    except Exception:
-        return
 
 
 def _first_line(error: Exception) -> str:

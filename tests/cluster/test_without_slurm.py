@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from synthmix.cluster.arrays import Array
+from synthmix.cluster.submissions import new_submission
+from synthmix.study.store import Store
+
 Run = Callable[..., tuple[int, str]]
 
 
@@ -48,6 +52,18 @@ def test_status_of_a_study_that_was_never_submitted(in_process: Run) -> None:
     in_process("plan", "tiny")
     status, said = in_process("status", "tiny")
     assert status == 0 and "study tiny: 1 ready, 4 waiting" in said
+
+
+def test_a_queue_that_cannot_be_asked_is_said(in_process: Run, workplace: Path) -> None:
+    """Looked at from elsewhere, what was submitted is not shown as if it had never been."""
+    in_process("plan", "tiny")
+    (name, *_) = [cell["name"] for cell in json.loads((workplace / "runs/studies/tiny/plan.json").read_text())["cells"]]
+    submission = new_submission(Store(workplace / "runs"), "tiny")
+    submission.arrays = [Array("l0.cpu", 0, "cpu", [name], job="12")]
+    submission.save()
+    status, said = in_process("status", "tiny")
+    assert status == 0 and "1 ready, 4 waiting" in said
+    assert "What is queued is not known here, and not shown as queued: squeue: no such command" in said
 
 
 def test_cancel_without_a_submission(in_process: Run) -> None:

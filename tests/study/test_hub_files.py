@@ -193,3 +193,8 @@ def test_discarding_follows_every_link(tmp_path: Path) -> None:
     (tmp_path / "snapshot").symlink_to("blob")
     hub_files.discard(tmp_path / "snapshot")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_network_that_is_away(place: Place) -> None:
+    with pytest.raises(KeyError), hub_errors(place.repository):
+        raise KeyError("a name that we got wrong")
