@@ -1,7 +1,8 @@
 """Every setting of a study as a tree of dataclasses (OmegaConf structured configs).
 
 A field's ``help`` is what ``synthmix run --help`` prints; units stand in the names or in ``unit``. Fields marked
-``identity=False`` say where or how fast a cell runs, not what comes out: they stay out of a cell's hash.
+``identity=False`` say where or how fast a cell runs, not what comes out: they stay out of a cell's hash. Fields marked
+``since`` came after cells had been computed: they enter the hash where they differ from their default.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 from omegaconf import MISSING
 
 
-def _key(default: Any, help: str, unit: str = "", choices: tuple[str, ...] = (), identity: bool = True) -> Any:
-    metadata = {"help": help, "unit": unit, "choices": choices, "identity": identity}
+def _key(
+    default: Any, help: str, unit: str = "", choices: tuple[str, ...] = (), identity: bool = True, since: bool = False
+) -> Any:
+    metadata = {"help": help, "unit": unit, "choices": choices, "identity": identity, "since": since}
     if isinstance(default, (list, dict)) or callable(default):
         factory = default if callable(default) else lambda: type(default)(default)
         return field(default_factory=factory, metadata=metadata)
@@ -27,6 +30,12 @@ CONFIDENCES = ("mean", "sum", "answer", "agreement", "p_true")
 FILTERS = ("none", "wellformed", "verified", "dedup", "diverse", "curated")
 #: What a study can hold or move of a pool; see :mod:`synthmix.generation.levers`.
 LEVERS = ("quality", "diversity", "complexity")
+#: What writes the samples; see :mod:`synthmix.generation.backends`.
+BACKENDS = ("synthmix", "transformers", "vllm")
+OFFLOADS = ("none", "optimizer", "all")
+LOSS_KERNELS = ("sliced", "liger")
+#: How the devices of a cell share its training; see :mod:`synthmix.models.strategies`.
+STRATEGIES = ("auto", "ddp", "fsdp2", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 
 
 @dataclass
@@ -79,8 +88,31 @@ class HardwareConfig:
     devices: int = _key(1, "devices a cell trains on")
     nodes: int = _key(1, "nodes a cell trains on")
     precision: str = _key("32-true", "Lightning precision", choices=("32-true", "bf16-mixed", "bf16-true"))
-    strategy: str = _key("auto", "Lightning strategy, e.g. auto, ddp, deepspeed_stage_3_offload")
+    strategy: str = _key(
+        "auto",
+        "how devices share training: copies (ddp, which auto is with several), or parts (fsdp2; ZeRO's stages)",
+        choices=STRATEGIES,
+    )
+    offload: str = _key(
+        "none", "what ZeRO keeps off the device: the optimizer (stage 1 up), or parameters too (3)", choices=OFFLOADS
+    )
+    offload_folder: str | None = _key(None, "fast local disk that ZeRO-3 offloads to; null: the node's memory")
     micro_batch: int = _key(32, "examples a device takes at once; 32-example batches accumulate", "examples")
+    activation_checkpointing: bool = _key(
+        False, "compute a layer's activations again in backward instead of keeping them"
+    )
+    padding_free: bool = _key(False, "train on rows laid end to end, where attention keeps them apart without padding")
+    compile: bool = _key(False, "torch.compile for training")
+    loss_kernel: str = _key(
+        "sliced", "output head and cross-entropy: our slices, or liger-kernel's (GPU)", choices=LOSS_KERNELS
+    )
+    inference_precision: str = _key(
+        "32-true",
+        "precision of evaluation and generation; another one makes other cells",
+        choices=("32-true", "bf16-true"),
+    )
+    memory_gib: float | None = _key(None, "memory of a device; null: unknown, nothing is refused", "GiB")
+    host_memory_gib: float | None = _key(None, "memory of a node, for what is offloaded; null: unknown", "GiB")
     threads: int | None = _key(None, "CPU threads a worker uses; null: cores / workers")
     peak_tflops: float | None = _key(None, "peak of a device at this precision, for cost; null: unknown", "TFLOP/s")
     train_utilisation: float = _key(0.3, "share of the peak that training is taken to reach until measured")
@@ -155,6 +187,9 @@ class GenerationConfig:
     max_tries: float = _key(5.0, "attempts for each example kept, before a pool counts as collapsed")
     shots: int = _key(3, "examples shown in fewshot mode", "examples")
     batch_size: int = _key(128, "sequences decoded together", "sequences", identity=False)
+    backend: str = _key(
+        "synthmix", "what writes: our engine, transformers' continuous batching, or vLLM", choices=BACKENDS, since=True
+    )
 
 
 @dataclass

@@ -248,7 +248,14 @@ def identity(section: Any) -> dict[str, Any]:
         spec.name: getattr(section, spec.name)
         for spec in dataclasses.fields(section)
         if spec.metadata.get("identity", True)
+        and not (spec.metadata.get("since") and getattr(section, spec.name) == spec.default)
     }
+
+
+def _precision(profile: HardwareConfig) -> str:
+    """What of a profile changes a cell's numbers."""
+    inference = profile.inference_precision
+    return profile.precision if inference == "32-true" else f"{profile.precision}, {inference} from then on"
 
 
 class _Namer:
@@ -264,7 +271,8 @@ class _Namer:
         sections = ("data", "training", "generation", "design", "evaluation", "monitoring")
         shared: dict[str, Any] = {name: identity(getattr(config, name)) for name in sections}
         self.shared = {
-            name: keys.digest(CODE_VERSION, profile.precision, shared, length=32) for name, profile in hardware.items()
+            name: keys.digest(CODE_VERSION, _precision(profile), shared, length=32)
+            for name, profile in hardware.items()
         }
         self.mixing = identity(config.mixing)
         self.models = models
