@@ -1,11 +1,10 @@
-"""The configuration: what can be set (``schema``) and how it is read (``load``)."""
+"""The configuration: what can be set (``schema``) and how it is read (``load``, ``hardware``)."""
 
+from synthmix.config.hardware import load_hardware
 from synthmix.config.load import (
-    check_strategy,
     config_names,
     describe,
     find_config,
-    load_hardware,
     load_model,
     load_study,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "StudyConfig",
     "TrainingConfig",
     "WandbConfig",
-    "check_strategy",
     "config_names",
     "describe",
     "find_config",

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from synthmix.config.schema import LEVERS, MODES, GridConfig, HardwareConfig, ModelConfig, StudyConfig
+from synthmix.config.schema import LEVERS, MODES, GridConfig, ModelConfig, StudyConfig
 from synthmix.errors import ConfigError, near_match, unknown
 
 #: Axes that a key=value changes in every grid of a study, so that the command line has the last word.
@@ -80,45 +80,11 @@ def load_study(study: str, overrides: Sequence[str] = ()) -> StudyConfig:
 
 def load_model(name: str) -> ModelConfig:
     """One file under configs/model; the file's name is the model's."""
-    return _load_entry("model", name, ModelConfig)
+    return load_entry("model", name, ModelConfig)
 
 
-def load_hardware(name: str) -> HardwareConfig:
-    """One file under configs/hardware; the file's name is the profile's."""
-    hardware: HardwareConfig = _load_entry("hardware", name, HardwareConfig)
-    problems = [
-        f"{key} = {value}: expected 1 or more"
-        for key, value in (
-            ("devices", hardware.devices),
-            ("nodes", hardware.nodes),
-            ("micro_batch", hardware.micro_batch),
-        )
-        if value < 1
-    ]
-    if hardware.peak_tflops is not None and not hardware.peak_tflops > 0:
-        problems.append(f"peak_tflops = {hardware.peak_tflops:g}: expected more than 0, or null where it is unknown")
-    for key in ("train_utilisation", "read_utilisation", "write_utilisation"):
-        if not 0 < getattr(hardware, key) <= 1:
-            problems.append(
-                f"{key} = {getattr(hardware, key):g}: expected a share of the peak, more than 0 and up to 1"
-            )
-    if problems:
-        raise ConfigError(problems, origin=str(find_config("hardware", name)))
-    return hardware
-
-
-def check_strategy(hardware: HardwareConfig) -> None:
-    """A profile can be planned with whatever its strategy is; to run a cell, the strategy must be one that is supported.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if hardware.strategy not in ("auto", "ddp"):
-        said = f"strategy = {hardware.strategy}: expected auto or ddp; sharded training is not supported yet"
-        raise ConfigError([said], origin=str(find_config("hardware", hardware.name)))
-
-
-def _load_entry(kind: str, name: str, schema: type[Any]) -> Any:
+def load_entry(kind: str, name: str, schema: type[Any]) -> Any:
+    """One file of a kind, as its schema."""
     path = find_config(kind, name)
     problems: list[str] = []
     tree = OmegaConf.structured(schema)
@@ -242,7 +208,7 @@ def _check_choices(tree: DictConfig, schema: type[Any], prefix: str) -> Iterator
             continue
         if isinstance(value, DictConfig):
             yield from _check_choices(value, OmegaConf.get_type(value) or dict, f"{prefix}{spec.name}.")
-        elif allowed:
+        elif allowed and value is not None:
             for one in value if OmegaConf.is_list(value) else [value]:
                 if one not in allowed:
                     yield f"{prefix}{spec.name} = {one!r}: expected one of {', '.join(allowed)}.{near_match(str(one), allowed)}"

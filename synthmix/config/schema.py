@@ -32,6 +32,8 @@ FILTERS = ("none", "wellformed", "verified", "dedup", "diverse", "curated")
 LEVERS = ("quality", "diversity", "complexity")
 #: What writes the samples; see :mod:`synthmix.generation.backends`.
 BACKENDS = ("synthmix", "transformers", "vllm")
+#: Families whose memory in training is known; see :mod:`synthmix.models.memory`. Others are taken for llama.
+ARCHITECTURES = ("gpt_neox", "opt", "llama")
 OFFLOADS = ("none", "optimizer", "all")
 LOSS_KERNELS = ("sliced", "liger")
 #: How the devices of a cell share its training; see :mod:`synthmix.models.strategies`.
@@ -56,6 +58,15 @@ class ModelConfig:
         None, "rows of the input embedding, for cost; null: from its config.json", "tokens", identity=False
     )
     tied: bool = _key(False, "the output head is the input embedding (with vocabulary)", identity=False)
+    architecture: str | None = _key(
+        None,
+        "family that the layers are built like, for memory; null: from its config.json, else gpt_neox",
+        choices=ARCHITECTURES,
+        identity=False,
+    )
+    heads: int | None = _key(None, "attention heads, for memory; null: from its config.json", identity=False)
+    kv_heads: int | None = _key(None, "heads of keys and values, for memory; null: as heads", identity=False)
+    mlp_width: int | None = _key(None, "inner width of the MLP, for memory; null: 4 x width", identity=False)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synthmix.config import check_strategy, config_names, describe, find_config, load_hardware, load_model, load_study
+from synthmix.config import config_names, describe, find_config, load_hardware, load_model, load_study
 from synthmix.errors import ConfigError
 from synthmix.study.cells import identity
 
@@ -132,16 +132,6 @@ def test_hardware_that_a_study_cannot_use_is_refused(tmp_path: Path, line: str, 
     path.write_text(line + "\n")
     with pytest.raises(ConfigError, match=re.escape(expected)):
         load_hardware(str(path))
-
-
-@pytest.mark.parametrize("strategy", ["deepspeed_stage_3", "fsdp"])
-def test_a_strategy_that_is_not_supported_can_be_planned_but_not_run(tmp_path: Path, strategy: str) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"name: {path}\ndevices: 4\nstrategy: {strategy}\n")
-    hardware = load_hardware(str(path))
-    assert (hardware.devices, hardware.strategy) == (4, strategy)
-    with pytest.raises(ConfigError, match=f"strategy = {strategy}: expected auto or ddp"):
-        check_strategy(hardware)
 
 
 def test_programs_of_models_from_outside_are_a_matter_of_the_study_file() -> None:
