@@ -30,6 +30,8 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def _print_sweep(plan: Plan, sweep: Sweep) -> None:
+    for warning in sweep.warnings:
+        print(f"warning: {warning}")
     if sweep.submission is None:
         nothing = "everything is done" if sweep.done == len(plan.cells) else "nothing to submit"
         print(f"study {plan.config.name}: {nothing} ({sweep.done} of {len(plan.cells)} cells done)")
@@ -42,7 +44,7 @@ def _print_sweep(plan: Plan, sweep: Sweep) -> None:
     for job, n in Counter(sweep.queued.values()).items():
         print(f"  job {job}: has {n} of the cells already")
     for cell in sweep.never[:20]:
-        print(f"  not submitted: {cell.name} (it, or one above it, failed too often or was halted; --retry-failed)")
+        print(f"  not submitted: {cell.name} (it, or one above it, failed for good or was halted; --retry-failed)")
     if len(sweep.never) > 20:
         print(f"  not submitted: {len(sweep.never) - 20} more")
 

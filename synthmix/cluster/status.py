@@ -18,6 +18,7 @@ from synthmix.cluster import queue
 from synthmix.cluster.submissions import Place, jobs_with, places, submissions
 from synthmix.study import lease
 from synthmix.study.cells import Cell, Plan
+from synthmix.study.out_of_memory import in_words, read
 from synthmix.study.store import Store
 from synthmix.study.walk import states
 
@@ -92,7 +93,7 @@ def _running(cell: Cell, store: Store, place: Place | None) -> str:
         if held.get("job")
         else f"process {held.get('pid')} on {held.get('host')}"
     )
-    parts = [job, *_progress(store.folder(cell) / "progress.json")]
+    parts = [job, *_progress(store.folder(cell) / "progress.json"), *in_words(read(store.folder(cell)))]
     if place is not None and place.task is not None and place.task.left:
         parts.append(f"limit in {place.task.left}")
     return ", ".join(parts)

@@ -19,10 +19,11 @@ from synthmix.cluster.arrays import (
     sbatch_options,
 )
 from synthmix.cluster.submissions import Place, Submission, jobs_with, new_submission, places, submissions
-from synthmix.config import HardwareConfig, check_strategy
+from synthmix.config import HardwareConfig
 from synthmix.errors import UserError
 from synthmix.files import write_atomic
 from synthmix.study import frozen, lease
+from synthmix.study.capacity import check_capacity
 from synthmix.study.cells import Cell, Plan
 from synthmix.study.store import Store
 from synthmix.study.walk import clear_failures, may_try_again, states
@@ -37,13 +38,15 @@ class Sweep:
 
     Attributes:
         queued: the job of each cell that waits or runs in the queue already and is not queued again.
-        never: cells that cannot run: they failed too often, or something above them did, or their chain was halted.
+        never: cells that cannot run: they failed for good, or something above them did, or their chain was halted.
+        warnings: models that may not fit on their profiles.
     """
 
     submission: Submission | None
     queued: dict[str, str]
     never: list[Cell]
     done: int
+    warnings: list[str]
 
 
 def cell_script() -> Path:
@@ -69,11 +72,10 @@ def submit(plan: Plan, store: Store, retry_failed: bool = False) -> Sweep:
 
     Raises:
         SlurmError: no SLURM here, or it refuses an array; then nothing of this sweep stays queued.
-        ConfigError: a profile whose strategy no cell can use.
+        ConfigError: a model that does not fit on its profile.
         StoreError: the store holds the study with other settings, or cannot be written.
     """
-    for profile in plan.hardware.values():
-        check_strategy(profile)
+    warnings = check_capacity(plan)
     largest, script = queue.max_array_size(), cell_script()
     store.freeze(plan)
     clear_failures(plan, store, everything=retry_failed)
@@ -89,7 +91,7 @@ def submit(plan: Plan, store: Store, retry_failed: bool = False) -> Sweep:
             frozen.write(sweep.folder, plan)
             sweep.arrays = make_arrays(wanted, plan, largest)
             _queue(sweep, plan, job_of, script)
-        return Sweep(sweep, queued, never, len(plan.cells) - len(run) - len(never))
+        return Sweep(sweep, queued, never, len(plan.cells) - len(run) - len(never), warnings)
 
 
 def _alive(store: Store, cells: Set[str]) -> dict[str, Place]:
@@ -159,7 +161,12 @@ def _alone(store: Store) -> Iterator[None]:
 
 
 def preview(plan: Plan, store: Store, retry_failed: bool = False) -> Iterator[str]:
-    """The ``sbatch`` commands of a sweep, as lines; nothing is written, and SLURM need not be there."""
+    """The ``sbatch`` commands of a sweep, as lines; nothing is written, and SLURM need not be there.
+
+    Raises:
+        ConfigError: a model that does not fit on its profile.
+    """
+    yield from (f"warning: {warning}" for warning in check_capacity(plan))
     run, never = runnable(plan, states(plan, store), set() if retry_failed else _lost(plan, store))
     profiles = {profile.name: profile for profile in plan.hardware.values()}
     folder = store.study_folder(plan.config.name) / "submissions" / "NNN"

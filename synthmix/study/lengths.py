@@ -17,6 +17,8 @@ from synthmix.tasks import Document, Example, Task
 #: Records read of a split, evenly spread over it, and characters a token where no tokenizer is at hand (English, with a
 #: vocabulary of 50,000).
 SAMPLE, CHARACTERS_A_TOKEN = 256, 4.0
+#: Documents with most characters, among which the one with most tokens is looked for.
+LONGEST = 32
 
 #: Tokens of each of some texts.
 Count = Callable[[Sequence[str]], list[float]]
@@ -80,7 +82,7 @@ def measure(task: Task, data: DataConfig, model: ModelConfig, limit: int | None)
     """
     settings = tuple(vars(data).items())
     count = counter(model)
-    documents = [task.render(example.record) for example in _sample(task, "train", settings)[0]]
+    documents = [task.render(example.record) for example in _read(task, "train", settings).sample]
     header, bodies, completions = _parts(documents, count)
     ends = [min(h + b + c + 1, limit or model.context) for h, b, c in zip(header, bodies, completions, strict=True)]
     splits = {
@@ -97,8 +99,22 @@ def measure(task: Task, data: DataConfig, model: ModelConfig, limit: int | None)
     )
 
 
+def longest(task: Task, data: DataConfig, model: ModelConfig, limit: int | None) -> int:
+    """Tokens of the longest document that a cell may train on: of the data, or as long as samples may become.
+
+    Those with most characters are tokenized; none is longer than ``limit`` or the model's context.
+
+    Raises:
+        DataError: data that cannot be read.
+    """
+    documents = _read(task, "train", tuple(vars(data).items())).longest
+    lengths = [sum(parts) + 1 for parts in zip(*_parts(list(documents), counter(model)), strict=True)]
+    return int(min(max(task.max_document_tokens, *lengths), limit or model.context, model.context))
+
+
 def _items(task: Task, split: str, settings: tuple[tuple[str, Any], ...], count: Count, context: int) -> Items:
-    examples, n = _sample(task, split, settings)
+    found = _read(task, split, settings)
+    examples, n = found.sample, found.n
     header, bodies, completions = _parts([task.render(example.record) for example in examples], count)
     prompts = [min(h + b, context) for h, b in zip(header, bodies, strict=True)]
     choices = 0.0
@@ -121,14 +137,27 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+@dataclass(frozen=True)
+class _Split:
+    """Some records of a split, how many it has, and of a training set the documents with most characters."""
+
+    sample: tuple[Example, ...]
+    n: int
+    longest: tuple[Document, ...]
+
+
 @lru_cache(maxsize=64)
-def _sample(task: Task, split: str, settings: tuple[tuple[str, Any], ...]) -> tuple[tuple[Example, ...], int]:
-    """Some records of a split, and how many it has."""
+def _read(task: Task, split: str, settings: tuple[tuple[str, Any], ...]) -> _Split:
     data = DataConfig(**dict(settings))
     if task.source is None:  # any number can be made: a few, then
         n = split_size(split, data)
         few: dict[str, Any] = {f"{split}_examples": min(n, SAMPLE)}
-        return tuple(load_split(task, split, dataclasses.replace(data, **few))), n
-    examples = load_split(task, split, data)
-    n = len(examples)
-    return tuple(examples[i * n // min(n, SAMPLE)] for i in range(min(n, SAMPLE))), n
+        examples = load_split(task, split, dataclasses.replace(data, **few))
+    else:
+        examples = load_split(task, split, data)
+        n = len(examples)
+    documents = [task.render(example.record) for example in examples] if split == "train" else []
+    long = sorted(documents, key=lambda document: len(document.text), reverse=True)[:LONGEST]
+    taken = len(examples)
+    sample = tuple(examples[i * taken // min(taken, SAMPLE)] for i in range(min(taken, SAMPLE)))
+    return _Split(sample, n, tuple(long))

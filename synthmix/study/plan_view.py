@@ -13,6 +13,7 @@ from rich.table import Table
 
 from synthmix.config import HardwareConfig
 from synthmix.data.records import data_note
+from synthmix.study.capacity import capacity_lines
 from synthmix.study.cells import Cell, Plan
 from synthmix.study.cost import PHASES, Peak, disk, peak_disk, total
 from synthmix.study.lengths import CHARACTERS_A_TOKEN, by_characters, counter
@@ -54,8 +55,9 @@ class Estimate:
     """A plan's cost, what it rests on (sentences), and how far such estimates were off for this study's finished cells.
 
     ``basis`` counts the cells' phases by what their device-hours rest on (see :class:`Prediction`), ``measured_on`` the
-    finished cells behind measured speeds. ``at_published_sizes`` are the device-hours with the training and test sets as
-    large as published, where published figures stand beside.
+    finished cells behind measured speeds. ``memory`` says what each model takes of its profile, where that says what there
+    is. ``at_published_sizes`` are the device-hours with the training and test sets as large as published, where published
+    figures stand beside.
     """
 
     study: str
@@ -66,6 +68,7 @@ class Estimate:
     basis: dict[str, int]
     measured_on: int
     errors: dict[str, Error]
+    memory: list[str]
     published: Published | None
     at_published_sizes: float | None
 
@@ -95,6 +98,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
         basis=dict(basis),
         measured_on=len(forecast.learned.finished),
         errors=forecast.errors(),
+        memory=capacity_lines(plan),
         published=published,
         at_published_sizes=_at_published_sizes(forecast, published) if published is not None else None,
     )
@@ -207,7 +211,7 @@ def print_plan(plan: Plan, said: Estimate, console: Console) -> None:
     """What ``synthmix plan`` shows."""
     console.print(_table(said))
     console.print(_grid(plan), highlight=False, markup=False)
-    for line in [*_hours(said), *_disk(said, plan), *said.rests_on, *_off(said), *_beside(said)]:
+    for line in [*_hours(said), *_disk(said, plan), *said.memory, *said.rests_on, *_off(said), *_beside(said)]:
         # lines that go to a file or another program are left whole
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 

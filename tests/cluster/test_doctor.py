@@ -16,11 +16,11 @@ import torch
 
 from synthmix.cli import main
 from synthmix.cluster.doctor import examine_sandbox, examine_wandb
-from synthmix.cluster.doctor.devices import cuda_build, cuda_compiler, examine_devices, footprint, machine_memory
+from synthmix.cluster.doctor.devices import cuda_build, cuda_compiler, examine_devices, machine_memory
 from synthmix.cluster.doctor.finding import Finding
 from synthmix.cluster.doctor.folders import examine_store, file_system_lacks
 from synthmix.cluster.doctor.slurm import examine_slurm
-from synthmix.config import HardwareConfig, SlurmConfig
+from synthmix.config import HardwareConfig, ModelConfig, SlurmConfig
 from synthmix.study import offline
 
 Run = Callable[..., tuple[int, str]]
@@ -35,50 +35,38 @@ def states(findings: object) -> dict[str, str]:
 # -- devices ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("strategy", "precision", "device", "host"),
-    [
-        ("auto", "32-true", 16, 0),
-        ("ddp", "bf16-mixed", 16, 0),
-        ("auto", "bf16-true", 8, 0),
-        ("fsdp", "bf16-mixed", 2, 0),
-        # the table of Rajbhandari et al. 2020, section 5, with K = 12 and N = 8
-        ("deepspeed_stage_1", "bf16-mixed", 2 + 2 + 12 / 8, 0),
-        ("deepspeed_stage_2", "bf16-mixed", 2 + (2 + 12) / 8, 0),
-        ("deepspeed_stage_3", "bf16-mixed", 16 / 8, 0),
-        ("deepspeed_stage_2_offload", "bf16-mixed", 2 + 2 / 8, 12 / 2),
-        ("deepspeed_stage_3_offload", "bf16-mixed", 0, 16 / 2),
-    ],
-)
-def test_bytes_a_parameter_by_strategy(strategy: str, precision: str, device: float, host: float) -> None:
-    profile = HardwareConfig(accelerator="gpu", devices=4, nodes=2, strategy=strategy, precision=precision)
-    need = footprint(1000, profile)
-    assert (need.device, need.host) == (1000 * device, 1000 * host)
+def model(name: str, parameters: int) -> ModelConfig:
+    """One of which only the size is known."""
+    return ModelConfig(name, "hub", "nobody/nothing-of-this-name", parameters=parameters)
+
+
+SMALL = [model("m", 10**6)]
 
 
 def test_a_cpu_profile_and_a_model_that_fits_or_does_not() -> None:
-    assert states(examine_devices(HardwareConfig(), {"small": 10**6})) == {"CPU": "OK", "memory": "OK"}
-    found = list(examine_devices(HardwareConfig(threads=10**4), {"small": 10**6, "large": machine_memory() // 8}))
+    assert states(examine_devices(HardwareConfig(), [model("small", 10**6)])) == {"CPU": "OK", "memory": "OK"}
+    large = model("large", machine_memory() // 8)
+    found = list(examine_devices(HardwareConfig(threads=10**4), [model("small", 10**6), large]))
     assert states(found) == {"CPU": "MISSING", "memory": "MISSING"}
     assert "large takes" in found[1].what, "the largest model counts"
     elsewhere = HardwareConfig(slurm=SlurmConfig(memory="512G"))
-    assert states(examine_devices(elsewhere, {"large": machine_memory()}))["memory"] == "unknown"
+    assert states(examine_devices(elsewhere, [model("large", machine_memory())]))["memory"] == "unknown"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a GPU")
 def test_a_gpu_profile_where_there_is_none() -> None:
     here = HardwareConfig(accelerator="gpu", devices=4, precision="bf16-mixed")
-    assert states(examine_devices(here, {"m": 10**6}))["GPU"] == "MISSING"
+    assert states(examine_devices(here, SMALL))["GPU"] == "MISSING"
     by_slurm = HardwareConfig(accelerator="gpu", devices=4, slurm=SlurmConfig(gpus="gpu:a100:4"))
-    (found,) = [one for one in examine_devices(by_slurm, {"m": 10**6}) if one.what.startswith("GPU")]
+    (found,) = [one for one in examine_devices(by_slurm, SMALL) if one.what.startswith("GPU")]
     assert found.state == "unknown" and "jobs get gpus gpu:a100:4" in found.what
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_profile_on_a_gpu() -> None:
     profile = HardwareConfig(accelerator="gpu", precision="bf16-mixed")
-    assert set(states(examine_devices(profile, {"m": 10**6})).values()) == {"OK"}
-    assert states(examine_devices(profile, {"m": 10**12}))["GPU memory"] == "MISSING"
+    assert set(states(examine_devices(profile, SMALL)).values()) == {"OK"}
+    assert states(examine_devices(profile, [model("m", 10**12)]))["GPU memory"] == "MISSING"
 
 
 @pytest.mark.parametrize(
@@ -90,9 +78,9 @@ def test_torch_and_the_driver(built: str | None, driver: tuple[int, int] | None,
 
 
 def test_deepspeed_and_its_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    profile = HardwareConfig(strategy="deepspeed_stage_2_offload")
+    profile = HardwareConfig(strategy="deepspeed_stage_2", offload="optimizer")
     there = importlib.util.find_spec("deepspeed") is not None
-    found = [one for one in examine_devices(profile, {"m": 10**6}) if one.what.startswith("DeepSpeed")]
+    found = [one for one in examine_devices(profile, SMALL) if one.what.startswith("DeepSpeed")]
     assert found[0].state == ("OK" if there else "MISSING")
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
@@ -105,7 +93,7 @@ def test_a_container_has_a_python_of_its_own() -> None:
     profile = HardwareConfig(
         accelerator="gpu", strategy="deepspeed_stage_3", slurm=SlurmConfig(container="apptainer x")
     )
-    found = [one for one in examine_devices(profile, {"m": 10**6}) if "cells run in apptainer x" in one.what]
+    found = [one for one in examine_devices(profile, SMALL) if "cells run in apptainer x" in one.what]
     assert {one.state for one in found} == {"unknown"}
     assert len(found) == (torch.version.cuda is None) + (importlib.util.find_spec("deepspeed") is None)
 

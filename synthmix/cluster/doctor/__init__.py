@@ -13,7 +13,7 @@ from synthmix.cluster.doctor.devices import examine_devices, machine_memory
 from synthmix.cluster.doctor.finding import Finding, missing, ok, unknown
 from synthmix.cluster.doctor.folders import examine_caches, examine_store
 from synthmix.cluster.doctor.slurm import examine_slurm
-from synthmix.config import DataConfig, StudyConfig, load_hardware, load_study
+from synthmix.config import DataConfig, ModelConfig, StudyConfig, load_hardware, load_study
 from synthmix.data.records import data_root, find_layout
 from synthmix.errors import UserError
 from synthmix.evaluation.sandbox import LevelState, best_level, describe_levels
@@ -77,9 +77,9 @@ def _needs(config: StudyConfig, arguments: list[str]) -> Iterator[tuple[str, Ite
     offline = check_offline(arguments)
     yield "weights, without a network", _loadable(offline, "models")
     yield "data, without a network", _loadable(offline, "data")
-    profiles: dict[str, dict[str, int]] = {}
+    profiles: dict[str, list[ModelConfig]] = {}
     for name, model in models_of(config).items():
-        profiles.setdefault(config.hardware_of.get(name, config.hardware), {})[name] = model.parameters
+        profiles.setdefault(config.hardware_of.get(name, config.hardware), []).append(model)
     loaded = {name: load_hardware(name) for name in profiles}
     for name, profile in loaded.items():
         yield f"hardware {name}", examine_devices(profile, profiles[name])

@@ -7,75 +7,40 @@ import ctypes
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from synthmix.cluster.doctor.finding import Finding, missing, ok, unknown
-from synthmix.config import HardwareConfig
+from synthmix.config import HardwareConfig, ModelConfig
+from synthmix.config.strategies import zero_stage
+from synthmix.models.memory import GIB, Fit, examine
 from synthmix.study.hub_files import size
 from synthmix.study.workers import cores
 
 #: Instructions of a CPU that make bfloat16 worth its rounding.
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-#: Bytes a parameter of AdamW in training: weights, gradients, and two moments (with DeepSpeed in bf16 also fp32 weights).
-WEIGHTS, GRADIENTS, STATES = 4, 4, 8
+#: Tokens of the longest document, where the data is not looked at.
+LENGTH = 512
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes that training holds of a model, without activations: on each device, and in a node's memory."""
-
-    device: float
-    host: float
-
-
-def footprint(parameters: int, profile: HardwareConfig) -> Footprint:
-    """What a profile's strategy leaves on a device: ZeRO's stages and FSDP divide it, offloading moves it to the node.
-
-    The stages are those of Rajbhandari et al. 2020 (arXiv:1910.02054), section 5; figures with AdamW.
-    """
-    strategy, shards = profile.strategy, profile.devices * profile.nodes
-    weights, gradients, states = float(WEIGHTS), float(GRADIENTS), float(STATES)
-    if "deepspeed" in strategy and profile.precision != "32-true":
-        weights, gradients, states = 2.0, 2.0, 12.0
-    elif profile.precision == "bf16-true":
-        weights, gradients, states = 2.0, 2.0, 4.0
-    stage, offloads = _stage(strategy), "offload" in strategy
-    if stage == 3 and offloads:
-        return Footprint(0.0, parameters * (weights + gradients + states) / profile.nodes)
-    held = weights / (shards if stage == 3 else 1) + gradients / (shards if stage >= 2 else 1)
-    if offloads:
-        return Footprint(parameters * held, parameters * states / profile.nodes)
-    return Footprint(parameters * (held + states / (shards if stage else 1)), 0.0)
-
-
-def _stage(strategy: str) -> int:
-    if "fsdp" in strategy:
-        return 3
-    digits = [part for part in strategy.split("_") if part.isdigit()]
-    return int(digits[0]) if "deepspeed" in strategy and digits else 2 if "deepspeed" in strategy else 0
-
-
-def examine_devices(profile: HardwareConfig, models: dict[str, int]) -> Iterator[Finding]:
-    """The devices of a profile, for the largest of the models that run on it (parameters by name)."""
-    name = max(models, key=lambda model: models[model])
-    need = footprint(models[name], profile)
+def examine_devices(profile: HardwareConfig, models: Iterable[ModelConfig]) -> Iterator[Finding]:
+    """The devices of a profile, for the model that takes most of them."""
+    found = max((examine(model, profile, LENGTH) for model in models), key=lambda fit: fit.device_gib)
     if profile.accelerator == "gpu":
-        yield from _gpus(profile, name, need.device)
+        yield from _gpus(profile, found)
     else:
         yield from _cpu(profile)
-    wanted = need.host if profile.accelerator == "gpu" else need.device * profile.devices
+    wanted = found.host_gib if profile.accelerator == "gpu" else found.device_gib * profile.devices
     if wanted:
-        yield _memory(profile, name, wanted)
-    if "deepspeed" in profile.strategy:
+        yield _memory(profile, found.model, wanted * GIB)
+    if zero_stage(profile):
         yield from _deepspeed(profile)
 
 
 def _memory(profile: HardwareConfig, name: str, wanted: float) -> Finding:
-    """Whether the machine's memory, or what a container leaves of it, holds a model in training."""
+    """Whether the machine's memory, or what a container leaves of it, holds what training takes of it."""
     total = machine_memory()
-    said = f"memory: {name} takes {size(wanted)} in training before activations, of {size(total)} here"
+    said = f"memory: {name} takes about {size(wanted)} in training, of {size(total)} here"
     return ok(said) if wanted < total else _elsewhere(profile, said, "a larger machine, or a profile that shards")
 
 
@@ -128,22 +93,26 @@ def _cpu_flags() -> list[str]:
 # -- GPUs -------------------------------------------------------------------------------------------------------------
 
 
-def _gpus(profile: HardwareConfig, name: str, wanted: float) -> Iterator[Finding]:
+def _gpus(profile: HardwareConfig, fit: Fit) -> Iterator[Finding]:
     import torch
+
+    wanted = fit.device_gib * GIB
 
     yield _of_this_python(profile, cuda_build(torch.version.cuda, driver_version()))
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not found:
-        said = f"{name} takes {size(wanted)} on each in training, before activations"
+        said = f"{fit.model} takes about {size(wanted)} of each"
         yield _elsewhere(profile, f"GPU: {profile.devices} asked for, none here; {said}", "hardware=cpu, or a GPU")
         return
     cards = [torch.cuda.get_device_properties(i) for i in range(found)]
     said = f"GPU: {found} here ({', '.join(sorted({card.name for card in cards}))}), {profile.devices} asked for"
     yield ok(said) if found >= profile.devices else _elsewhere(profile, said, "fewer devices")
     smallest = min(card.total_memory for card in cards)
-    said = f"GPU memory: {name} takes {size(wanted)} a device in training before activations, of {size(smallest)}"
+    said = f"GPU memory: {fit.model} takes about {size(wanted)} of a device, of {size(smallest)}"
     yield (
-        ok(said) if wanted < smallest else missing(f"{said}; expected a profile with a sharded or offloading strategy")
+        ok(said)
+        if wanted < smallest
+        else missing(f"{said}; expected a smaller micro_batch, activation_checkpointing, offload, or more devices")
     )
     if profile.precision.startswith("bf16"):
         has = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -185,7 +154,7 @@ def _deepspeed(profile: HardwareConfig) -> Iterator[Finding]:
         yield _of_this_python(profile, missing(said))
         return
     yield ok(f"DeepSpeed {version}")
-    if "offload" not in profile.strategy:
+    if profile.offload == "none":
         return
     # Adam on the CPU is compiled when it is first used, against the CUDA that torch was built for.
     lacks = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
