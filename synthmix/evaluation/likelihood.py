@@ -22,6 +22,9 @@ from synthmix.generation.backbone import Backbone, Mask
 
 #: Tokens, padding included, that one forward reads.
 TOKEN_BUDGET = 8192
+#: Tokens that one forward reads for each sequence that it may take: half the batch size is half the memory, also where
+#: texts are so long that the budget, and not the batch size, ends a batch.
+TOKENS_A_SEQUENCE = 64
 #: Padding that one forward may read: beyond it, a further forward of narrower rows costs less.
 PADDING_BUDGET = 256
 #: Logits held at once: 64 MiB in float32.
@@ -114,7 +117,7 @@ class _Scorer:
         for row, name in zip(rows, names, strict=True):
             self._check(row, name)
         scores: list[list[ChoiceScore]] = [[] for _ in rows]
-        for batch in _batches(rows, batch_size, token_budget):
+        for batch in _batches(rows, batch_size, min(token_budget, TOKENS_A_SEQUENCE * batch_size)):
             interrupts.check()
             for row, sums in zip(batch, self._sums(batch), strict=True):
                 scores[row.index] = [

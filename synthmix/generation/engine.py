@@ -8,19 +8,20 @@ that rounding could tip).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from synthmix import interrupts
-from synthmix.errors import DataError
+from synthmix.errors import DataError, UserError
 from synthmix.generation.attention import decoding
 from synthmix.generation.backbone import Backbone, Mask
-from synthmix.generation.sampling import Sampling, draw
+from synthmix.generation.sampling import DIVERGED, Sampling, draw
 from synthmix.generation.slots import SlotCache
 from synthmix.generation.text import StopFinder, TextReader
 
@@ -64,7 +65,8 @@ class Completion:
 
 
 class Writer(Protocol):
-    """What writes a completion for each request, in any order: a :class:`Generator`, or several of them."""
+    """What writes a completion for each request, in any order: a :class:`Generator`, several of them, or another
+    engine (:mod:`synthmix.generation.backends`)."""
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, stop: Sequence[str] = ()
@@ -72,8 +74,8 @@ class Writer(Protocol):
 
 
 @dataclass
-class _Row:
-    """A sequence under way; its place in the batch is its index in ``_Run.rows``."""
+class Draft:
+    """A completion under way; ``limit`` tokens fit it, and none where that is not positive."""
 
     request: Request
     limit: int
@@ -82,8 +84,36 @@ class _Row:
     eos_logprob: float | None = None
     reason: StopReason = "length"
 
+    @classmethod
+    def of(cls, request: Request, context: int | None, vocabulary: int) -> Draft:
+        """Begins a completion.
+
+        Args:
+            context: the longest sequence that the model takes, in tokens; None for any.
+            vocabulary: the number of token ids that it knows.
+
+        Raises:
+            DataError: naming the request, if its prompt is empty, exceeds the context or has ids that the model lacks.
+        """
+        name, length = f"request '{request.id}'", len(request.prompt_ids)
+        if length == 0:
+            raise DataError(f"{name}: the prompt is empty; expected at least one token")
+        if context is not None and length > context:
+            raise DataError(f"{name}: the prompt has {length} tokens; the model's context is {context}")
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
+            raise DataError(f"{name}: token ids outside 0..{vocabulary - 1}")
+        return cls(
+            request, request.max_new_tokens if context is None else min(request.max_new_tokens, context - length)
+        )
+
     def accept(self, token: int, logprob: float, eos: frozenset[int], stops: StopFinder) -> bool:
-        """Takes the next token; True if the sequence ends with it."""
+        """Takes the next token; True if the sequence ends with it.
+
+        Raises:
+            UserError: its log-probability is not a number: the model has diverged.
+        """
+        if math.isnan(logprob):
+            raise UserError(DIVERGED)
         if token in eos:
             self.reason, self.eos_logprob = "eos", logprob
             return True
@@ -93,6 +123,13 @@ class _Row:
             self.reason = "stop"
             return True
         return len(self.tokens) >= self.limit
+
+    def completion(self, reader: TextReader, stop: Sequence[str]) -> Completion:
+        """What was written, as text, cut before the first of the stop strings."""
+        text = reader.text(self.request.prompt_ids, self.tokens)
+        cuts = [at for string in stop if (at := text.find(string)) >= 0]
+        text = text[: min(cuts)] if cuts else text
+        return Completion(self.request.id, self.tokens, self.logprobs, self.eos_logprob, self.reason, text)
 
 
 class Generator:
@@ -120,7 +157,7 @@ class Generator:
         self.backbone = Backbone(self.model)
         self.reader = TextReader(tokenizer)
         self.batch_size = batch_size
-        self.eos = _eos_ids(model, tokenizer)
+        self.eos = eos_ids(tokenizer, model.generation_config)
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, stop: Sequence[str] = ()
@@ -136,10 +173,11 @@ class Generator:
             DataError: naming the request, if a prompt is empty, exceeds the context or has ids that the model lacks.
             Preempted: between two tokens, if the process was asked to stop; what is under way is lost.
         """
-        rows = [_Row(request, self._limit(request)) for request in requests]
+        backbone = self.backbone
+        rows = [Draft.of(request, backbone.context, backbone.vocabulary) for request in requests]
         for row in rows:
             if row.limit <= 0:
-                yield self._completion(row, stop)
+                yield row.completion(self.reader, stop)
         waiting = [row for row in rows if row.limit > 0]
         if not waiting:
             return
@@ -149,45 +187,36 @@ class Generator:
             while run.waiting or run.rows:
                 interrupts.check()
                 for row in run.advance():
-                    yield self._completion(row, stop)
+                    yield row.completion(self.reader, stop)
 
-    def _limit(self, request: Request) -> int:
-        length, context = len(request.prompt_ids), self.backbone.context
-        if length == 0:
-            raise DataError(f"request '{request.id}': the prompt is empty; expected at least one token")
-        if context is not None and length > context:
-            raise DataError(f"request '{request.id}': the prompt has {length} tokens; the model's context is {context}")
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self.backbone.vocabulary:
-            raise DataError(f"request '{request.id}': token ids outside 0..{self.backbone.vocabulary - 1}")
-        return request.max_new_tokens if context is None else min(request.max_new_tokens, context - length)
 
-    def _completion(self, row: _Row, stop: Sequence[str]) -> Completion:
-        text = self.reader.text(row.request.prompt_ids, row.tokens)
-        cuts = [at for string in stop if (at := text.find(string)) >= 0]
-        text = text[: min(cuts)] if cuts else text
-        return Completion(row.request.id, row.tokens, row.logprobs, row.eos_logprob, row.reason, text)
+#: Rows of ``_Run.state``: a sequence's key, how many tokens it has drawn, how many are in the cache, and the last one.
+KEY, STEP, LENGTH, TOKEN = range(4)
 
 
 class _Run:
     """The state of one :meth:`Generator.generate`: rows under way, their tensors, and their cache.
 
-    Rows ``0..n-1`` of every tensor and of the cache are the sequences under way, in the order of :attr:`rows`.
+    Rows ``0..n-1`` of the cache, and columns of ``state``, are the sequences under way, in the order of :attr:`rows`.
+    What a step needs stays on the device: a step sends nothing there, and brings back tokens and log-probabilities in
+    one go.
     """
 
-    def __init__(self, generator: Generator, waiting: list[_Row], sampling: Sampling, stops: StopFinder) -> None:
+    def __init__(self, generator: Generator, waiting: list[Draft], sampling: Sampling, stops: StopFinder) -> None:
         # Longest prompts first, equal prompts side by side; popped from the end.
         self.waiting = sorted(waiting, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids))
         self.backbone, self.eos, self.sampling, self.stops = generator.backbone, generator.eos, sampling, stops
         self.capacity = min(generator.batch_size, len(waiting))
         self.cache = SlotCache(self.capacity)
-        self.rows: list[_Row] = []
+        self.rows: list[Draft] = []
         self.lengths: list[int] = []  # tokens in each row's cache
-        self.keys = torch.empty(0, dtype=torch.long, device=self.backbone.device)
+        self.device = self.backbone.device
+        self.state = torch.zeros(4, self.capacity, dtype=torch.long, device=self.device)
         self.shared = self.waiting[0].request.prompt_ids == self.waiting[-1].request.prompt_ids
         self.shared_logits: Tensor | None = None
 
     @torch.inference_mode()
-    def advance(self) -> list[_Row]:
+    def advance(self) -> list[Draft]:
         """Lets new rows join if it is time, then writes a token in every row; returns the rows that ended."""
         free = self.capacity - len(self.rows)
         if self.waiting and (free >= min(len(self.waiting), self.capacity * REFILL_SHARE) or not self.rows):
@@ -196,14 +225,13 @@ class _Run:
                 return ended
         return self._step()
 
-    def _step(self) -> list[_Row]:
-        n, device = len(self.rows), self.backbone.device
-        tokens = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
-        positions = torch.tensor(self.lengths, device=device)
+    def _step(self) -> list[Draft]:
+        n = len(self.rows)
+        tokens, positions = self.state[TOKEN, :n], self.state[LENGTH, :n]
         self.cache.fit(max(self.lengths) + 1, n)
         self.cache.write_step(positions)
-        mask = self._mask(positions)
-        hidden = self.backbone.hidden(tokens[:, None], positions[:, None], mask, self.cache)
+        hidden = self.backbone.hidden(tokens[:, None], positions[:, None], self._mask(positions), self.cache)
+        positions += 1
         self.lengths = [length + 1 for length in self.lengths]
         return self._choose(self.backbone.logits(hidden[:, -1]), 0, n)
 
@@ -211,15 +239,17 @@ class _Run:
         distance = positions[:, None, None] - torch.arange(self.cache.columns, device=positions.device)
         return self.backbone.mask(distance >= 0, distance)
 
-    def _choose(self, logits: Tensor, first: int, count: int) -> list[_Row]:
+    def _choose(self, logits: Tensor, first: int, count: int) -> list[Draft]:
         """Draws the next token of rows ``first..first+count-1``; returns those that end, removed from the batch."""
-        steps = torch.tensor([len(row.tokens) for row in self.rows[first : first + count]], device=logits.device)
-        tokens, logprobs = draw(logits, self.sampling, self.keys[first : first + count], steps)
-        drawn = zip(tokens.tolist(), logprobs.tolist(), strict=True)
+        state = self.state[:, first : first + count]
+        tokens, logprobs = draw(logits, self.sampling, state[KEY], state[STEP])
+        state[TOKEN] = tokens
+        state[STEP] += 1
+        drawn = torch.stack([tokens.double(), logprobs.double()], 1).tolist()  # exact: token ids are below 2**53
         ended = [
             first + i
             for i, (token, logprob) in enumerate(drawn)
-            if self.rows[first + i].accept(token, logprob, self.eos, self.stops)
+            if self.rows[first + i].accept(int(token), logprob, self.eos, self.stops)
         ]
         rows = [self.rows[i] for i in ended]
         if ended:
@@ -235,27 +265,26 @@ class _Run:
         for source, target in zip(sources, targets, strict=True):
             self.rows[target], self.lengths[target] = self.rows[source], self.lengths[source]
         if sources:
-            to, of = torch.tensor(targets, device=self.keys.device), torch.tensor(sources, device=self.keys.device)
+            to, of = torch.tensor(targets, device=self.device), torch.tensor(sources, device=self.device)
             self.cache.move(of, to)
-            self.keys[to] = self.keys[of]
+            self.state[:, to] = self.state[:, of]
         del self.rows[left:], self.lengths[left:]
-        self.keys = self.keys[:left]
 
     # -- joining ------------------------------------------------------------------------------------------------------
 
-    def _join(self, free: int) -> list[_Row]:
+    def _join(self, free: int) -> list[Draft]:
         """Reads the prompts of up to ``free`` waiting rows and draws their first tokens; returns those that end."""
         joining = self._next_group(free)
         first = len(self.rows)
         self.rows += joining
-        self.lengths += [len(row.request.prompt_ids) for row in joining]
+        begun = [(row.request.key, 0, len(row.request.prompt_ids), 0) for row in joining]
+        self.lengths += [length for _, _, length, _ in begun]
         self.cache.fit(max(self.lengths) + 1, first)
-        keys = torch.tensor([row.request.key for row in joining], device=self.keys.device)
-        self.keys = torch.cat([self.keys, keys])
+        self.state[:, first : len(self.rows)] = torch.tensor(begun, device=self.device).T
         logits = self._shared_prompt(first, len(joining)) if self.shared else self._read_prompts(first, joining)
         return self._choose(logits, first, len(joining))
 
-    def _next_group(self, free: int) -> list[_Row]:
+    def _next_group(self, free: int) -> list[Draft]:
         if self.shared:
             size = free
         else:
@@ -270,25 +299,25 @@ class _Run:
         self.cache.paste(self.shared_prompt, slice(first, first + count))
         return self.shared_logits.expand(count, -1)
 
-    def _read_prompts(self, first: int, rows: list[_Row]) -> Tensor:
+    def _read_prompts(self, first: int, rows: list[Draft]) -> Tensor:
         """Forward over the different prompts of ``rows``, padded on the right, where causal attention never looks."""
         unique: dict[tuple[int, ...], int] = {}
         source = [unique.setdefault(tuple(row.request.prompt_ids), len(unique)) for row in rows]
         lengths = [len(prompt) for prompt in unique]
         width = max(lengths)
-        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in unique], device=self.keys.device)
-        positions = torch.arange(width, device=self.keys.device).expand_as(ids)
-        of = torch.tensor(source, device=self.keys.device)
+        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in unique], device=self.device)
+        positions = torch.arange(width, device=self.device).expand_as(ids)
+        of, ends = torch.tensor(source, device=self.device), torch.tensor(lengths, device=self.device) - 1
         self.cache.write_prompts(first, of)
         hidden = self.backbone.hidden(ids, positions, None, self.cache)
-        last = hidden[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
-        return self.backbone.logits(last)[of]
+        return self.backbone.logits(hidden[torch.arange(len(ends), device=self.device), ends])[of]
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def eos_ids(tokenizer: PreTrainedTokenizerBase, defaults: GenerationConfig | None) -> frozenset[int]:
+    """The tokens that end a sequence: the tokenizer's EOS; only where it has none, those of the model's ``defaults``."""
     # The tokenizer's comes first: documents were trained to end with it, while a fresh configuration's is a default
     # that may be any token of a small vocabulary.
     if tokenizer.eos_token_id is not None:
         return frozenset([int(tokenizer.eos_token_id)])  # type: ignore[arg-type]
-    ids = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = defaults.eos_token_id if defaults is not None else None
     return frozenset([ids] if isinstance(ids, int) else ids or ())

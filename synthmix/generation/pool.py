@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synthmix.files import append_jsonl, cut_torn_line, read_jsonl_prefix, write_atomic
+from synthmix.generation.backends import backend_version
 from synthmix.generation.engine import Completion, Writer
 from synthmix.generation.prompts import PromptWriter
 from synthmix.generation.sampling import Sampling
@@ -317,7 +318,7 @@ def write_data_card(folder: Path, task: Task, config: dict[str, Any], told: dict
         "",
         "## How it was made",
         "",
-        *[f"- {name}: {value}" for name, value in config.items()],
+        *[f"- {name}: {backend_version(value) if name == 'backend' else value}" for name, value in config.items()],
         "",
         "## What it holds",
         "",

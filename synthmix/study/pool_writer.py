@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from synthmix.evaluation.likelihood import document_logprobs
 from synthmix.evaluation.sandbox import run_programs
+from synthmix.generation.backends import backend_version
 from synthmix.generation.engine import Writer
 from synthmix.generation.filters import Band, RunPrograms, SelfConsistency, TaskJudge, make_filter, perplexity_band
 from synthmix.generation.levers import Designed, designed, measure_levers
@@ -65,6 +66,7 @@ class PoolWriter:
         n, run = self.config.evaluation.diversity_samples, self._programs()
         reference = self.material.reference
         told = self.pool.stats.to_dict()
+        told["backend"] = backend_version(self.config.generation.backend)
         told["levers"] = measure_levers(self.task, self.pool.kept()[:n], reference, run)
         if isinstance(self.pool.filter, Designed):
             told["design"] = self.pool.filter.report(self.pool.samples, n, reference, run)

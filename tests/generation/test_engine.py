@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -197,6 +199,29 @@ def test_rows_leave_at_once_and_others_join() -> None:
     order = [c.id for c in generator.generate(requests, NUCLEUS)]
     # The long one is not waited for: the seven other slots serve (40 / 4) * 7 = 70 short ones meanwhile.
     assert order.index("0") >= 55
+
+
+# -- bfloat16 -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["neox", "llama", "gemma3"])
+def test_bfloat16_draws_by_key_with_nearly_the_same_logprobs(name: str) -> None:
+    torch.manual_seed(0)
+    exact = MODELS[name]().eval()
+    rounded = copy.deepcopy(exact).to(torch.bfloat16)
+    requests = requests_of(24, seed=6)
+    done = run(rounded, requests, NUCLEUS, batch_size=8)
+    assert without_logprobs(run(rounded, requests, NUCLEUS, batch_size=8)) == without_logprobs(done)
+    others = [dataclasses.replace(request, key=request.key + 1) for request in requests]
+    same = sum(done[i].token_ids == c.token_ids for i, c in run(rounded, others, NUCLEUS, batch_size=8).items())
+    assert same < len(requests) / 4
+    for request in requests:
+        written = done[request.id]
+        with torch.no_grad():
+            ids = torch.tensor([request.prompt_ids + written.token_ids])
+            logprobs = exact(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].log_softmax(-1)
+        expected = logprobs.gather(-1, torch.tensor(written.token_ids)[:, None])[:, 0].tolist()
+        assert written.logprobs == pytest.approx(expected, abs=0.05)  # 8 bits of logits below 4 in size
 
 
 # -- how it ends --------------------------------------------------------------------------------------------------
