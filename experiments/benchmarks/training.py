@@ -1,287 +1,212 @@
-"""Training throughput against TRL's SFTTrainer: useful tokens a second, on the same text, with the same loss.
+"""Training throughput against the Hugging Face Trainer and TRL's SFTTrainer, on the same text, with the same loss.
 
     SYNTHMIX_DATA=DIR python experiments/benchmarks/training.py --tokenizer DIR
 
-Both sides train the same random weights on the same 32 GSM8K documents a step, in the same order, with the same AdamW,
-in fp32. TRL is at its defaults but for what makes the two comparable (its defaults are bf16 and another optimizer
-setting, see ``trl_config``). The sides take turns, a step each, so that both see the same machine; a step's loss must
-agree to 1e-3, every step. Useful tokens are those of the documents, not padding. Needs ``pip install trl``.
+Each side is a process of its own and they take turns, a step each, so that all see the same machine. Useful tokens are
+those of the documents, not padding. TRL and the Trainer are at their defaults but for batch size, learning rate,
+schedule, order and precision (``_training_sides.py``). A fifth side measures the machine's rate in matrix products, from
+which the floor follows: the products that no implementation can leave out. ``--parts losses`` compares 50 steps of the
+loss, ``--parts cells`` the memory after ten fits in one process. Needs ``pip install trl``.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import multiprocessing
 import os
-import queue
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import torch
 from _bench import summary, write
-from lightning.pytorch.callbacks import Callback
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
 
-from synthmix.config.schema import DataConfig, HardwareConfig, TrainingConfig
-from synthmix.data.datamodule import MixtureDataModule
-from synthmix.data.encoding import Encoded, encode_documents
-from synthmix.data.records import load_split
-from synthmix.models.loading import load_tokenizer
-from synthmix.models.training import fit
-from synthmix.tasks.gsm8k import GSM8K
+from synthmix.config.schema import HardwareConfig
 
-BATCH, RATE, SEED = 32, 1e-4, 0
-SHAPES: dict[str, Callable[[], PreTrainedModel]] = {
-    "pythia-14m": lambda: GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=50304,
-            hidden_size=128,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            intermediate_size=512,
-            max_position_embeddings=2048,
-        )
-    ),
-    # The shape of SmolLM2-135M, with the vocabulary of the tokenizer in use (49,152 in the original).
-    "smollm2-135m": lambda: LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=50304,
-            hidden_size=576,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            intermediate_size=1536,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
-    ),
-}
+RIVALS = ("trainer", "trl", "trl_packed")
 
 
-class Turns:
-    """Two threads that take turns, a training step each; ``seconds[side]`` holds what each step took."""
+@contextmanager
+def process(side: str, shape: str, precision: str, settings: dict[str, Any]) -> Iterator[Connection]:
+    from _training_sides import work
 
-    def __init__(self) -> None:
-        self.go = {"ours": queue.SimpleQueue(), "trl": queue.SimpleQueue()}
-        self.started: dict[str, float] = {}
-        self.seconds: dict[str, list[float]] = {"ours": [], "trl": []}
-        self.alone: set[str] = set()
-
-    def wait(self, side: str) -> None:
-        self.go[side].get()
-        self.started[side] = time.perf_counter()
-
-    def done(self, side: str) -> None:
-        """Ends a step of ``side`` and hands over; returns when it is this side's turn again."""
-        self.seconds[side].append(time.perf_counter() - self.started[side])
-        self.hand_over(side)
-        if not self.alone:
-            self.wait(side)
-        else:
-            self.started[side] = time.perf_counter()
-
-    def hand_over(self, side: str) -> None:
-        self.go["trl" if side == "ours" else "ours"].put(True)
-
-    @contextmanager
-    def side(self, side: str) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self.alone.add(side)
-            self.hand_over(side)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=work, args=(theirs, side, shape, precision, settings), daemon=True)
+    worker.start()
+    theirs.close()  # so that a side that dies is noticed
+    try:
+        yield ours
+    finally:
+        worker.kill()
+        worker.join()
 
 
-class OurTurns(Callback):
-    def __init__(self, turns: Turns) -> None:
-        self.turns, self.losses = turns, []
-
-    def on_train_start(self, *args: object) -> None:
-        self.turns.wait("ours")
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: dict[str, Any], index: int) -> None:
-        if batch["last"]:
-            self.losses.append(module.last_loss)
-            self.turns.done("ours")
-
-
-class TrlTurns(TrainerCallback):
-    def __init__(self, turns: Turns) -> None:
-        self.turns, self.losses = turns, []
-
-    def on_train_begin(self, *args: object, **kwargs: object) -> None:
-        self.turns.hand_over("trl")  # ours goes first
-        self.turns.wait("trl")
-
-    def on_step_end(self, *args: object, **kwargs: object) -> None:
-        self.turns.done("trl")
-
-    def on_log(self, args: object, state: object, control: object, logs: dict[str, Any], **kwargs: object) -> None:
-        if "loss" in logs:
-            self.losses.append(float(logs["loss"]))
+def take_turns(
+    sides: list[str], shape: str, precision: str, settings: dict[str, Any]
+) -> dict[str, list[dict[str, float]]]:
+    """What every side says of each of its steps, the first (a warm-up) included."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    with ExitStack() as stack:
+        pipes = {side: stack.enter_context(process(side, shape, precision, settings)) for side in sides}
+        for _ in range(settings["steps"]):
+            for side, pipe in pipes.items():
+                pipe.send("go")
+                found[side].append(pipe.recv())
+    return found
 
 
-def train_ours(
-    model: PreTrainedModel, docs: list[Encoded], micro_batch: int, callback: Callback, precision: str = "32-true"
-) -> None:
-    data = MixtureDataModule(docs, lambda epoch: np.arange(len(docs)), BATCH, micro_batch)
-    training = TrainingConfig(epochs=1, warmup=0.0, schedule="constant")
-    hardware = HardwareConfig(micro_batch=micro_batch, precision=precision)
-    with tempfile.TemporaryDirectory() as folder:
-        fit(model, data, training, hardware, Path(folder), RATE, callbacks=[callback])
+def floor_flops(shape: str, documents: list[Any]) -> float:
+    """Operations in matrix products that training on ``documents`` cannot do without, forward and backward.
 
+    2 a parameter of a block and token, as many for the head and each token that is a label, 2 L H T^2 for the causal half
+    of attention; twice that again for the two gradients.
+    """
+    from _training_sides import SHAPES
 
-def trl_config(folder: str, **changes: Any) -> Any:
-    """TRL's defaults, in fp32, in order, with this benchmark's batch size, rate and schedule, and without saving."""
-    from trl import SFTConfig
-
-    return SFTConfig(
-        output_dir=folder,
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=1,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        train_sampling_strategy="sequential",
-        bf16=False,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **changes,
-    )
-
-
-def train_trl(
-    model: PreTrainedModel,
-    docs: list[Encoded],
-    tokenizer: PreTrainedTokenizerBase,
-    callback: TrainerCallback,
-    **changes: Any,
-) -> None:
-    from datasets import Dataset
-    from trl import SFTTrainer
-
-    dataset = Dataset.from_dict({"input_ids": [document.ids for document in docs]})
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model,
-            args=trl_config(folder, **changes),
-            train_dataset=dataset,
-            processing_class=tokenizer,
-            callbacks=[callback],
-        )
-        trainer.train()
-
-
-def documents(tokenizer: PreTrainedTokenizerBase, steps: int) -> list[Encoded]:
-    task = GSM8K()
-    examples = load_split(task, "train", DataConfig())[: steps * BATCH]
-    return encode_documents(tokenizer, [task.render(example.record) for example in examples])
-
-
-def duel(
-    shape: str, tokenizer: PreTrainedTokenizerBase, steps: int, micro_batch: int, **changes: Any
-) -> dict[str, Any]:
-    """One warm-up step and ``steps`` timed ones a side; asserts that the losses agree at every step."""
-    torch.manual_seed(SEED)
     model = SHAPES[shape]()
-    twin = copy.deepcopy(model)
-    docs = documents(tokenizer, steps + 1)
-    turns = Turns()
-    ours, trl = OurTurns(turns), TrlTurns(turns)
+    blocks = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name)
+    head = model.get_output_embeddings().weight.numel()
+    attention = model.config.num_hidden_layers * model.config.hidden_size
+    lengths = [len(document.ids) for document in documents]
+    return 3.0 * sum(2 * n * blocks + 2 * (n - 1) * head + 2 * n * n * attention for n in lengths)
 
-    def work() -> None:
-        with turns.side("ours"):
-            train_ours(model, docs, micro_batch, ours)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    with turns.side("trl"):
-        train_trl(twin, docs, tokenizer, trl, **changes)
-    thread.join()
-    difference = max(abs(a - b) for a, b in zip(ours.losses, trl.losses, strict=True))
-    assert len(ours.losses) == steps + 1 and difference < 1e-3, (ours.losses, trl.losses)
-    tokens = [sum(len(d.ids) for d in docs[i * BATCH : (i + 1) * BATCH]) for i in range(1, steps + 1)]
-    result: dict[str, Any] = {"shape": shape, "parameters": sum(p.numel() for p in model.parameters()), **changes}
-    for side in ("ours", "trl"):
-        seconds = turns.seconds[side][1:]
-        rates = [n / s for n, s in zip(tokens, seconds, strict=True)]
-        result[side] = {**summary(seconds), "useful_tokens_per_s": median(rates)}
-    result["ratio"] = result["ours"]["useful_tokens_per_s"] / result["trl"]["useful_tokens_per_s"]
-    result |= {"micro_batch": micro_batch, "largest_loss_difference": difference}
-    result |= {"losses_ours": ours.losses, "losses_trl": trl.losses, "tokens_per_step": tokens}
+def row(side: str, steps: list[dict[str, float]], tokens: list[int]) -> dict[str, Any]:
+    """Figures of a side; ``tokens`` are the documents' of each timed step."""
+    timed = steps[1:]
+    if side == "trl_packed":  # its steps have tokens of their own
+        so_far = [step["tokens_so_far"] for step in steps]
+        tokens = [round(b - a) for a, b in zip(so_far, so_far[1:], strict=False)]
+    rates = [n / step["seconds"] for n, step in zip(tokens, timed, strict=True)]
+    return {
+        **summary([step["seconds"] for step in timed]),
+        "cpu_seconds": [step["cpu_seconds"] for step in timed],
+        "tokens": tokens,
+        "useful_tokens_per_s": median(rates),
+        "useful_tokens_per_cpu_s": median(n / step["cpu_seconds"] for n, step in zip(tokens, timed, strict=True)),
+        "peak_mib": max(step["peak_bytes"] for step in steps) / 2**20,
+        "losses": [step["loss"] for step in steps],
+    }
+
+
+def speed(shape: str, precision: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """All sides, a warm-up step and the timed ones each."""
+    from _training_sides import BATCH, documents, load_tokenizer
+
+    load = list(os.getloadavg())
+    docs = documents(load_tokenizer(settings["tokenizer"]), settings["steps"])
+    batches = [docs[k : k + BATCH] for k in range(BATCH, len(docs), BATCH)]
+    tokens = [sum(len(document.ids) for document in batch) for batch in batches]
+    steps = take_turns(["synthmix", *RIVALS, "matrix_rate"], shape, precision, settings)
+    rate = median(step["flops_per_s"] for step in steps.pop("matrix_rate"))
+    rows = {side: row(side, taken, tokens) for side, taken in steps.items()}
+    floor = median(floor_flops(shape, batch) for batch in batches) / rate
+    ours = rows["synthmix"]
+    result = {"shape": shape, "precision": precision, "load_average": [load, list(os.getloadavg())], "sides": rows}
+    result["matrix_gflops"], result["floor_s"] = rate / 1e9, floor
+    result["times_the_floor"] = ours["median_s"] / floor
+    for unit in ("s", "cpu_s"):
+        key = f"useful_tokens_per_{unit}"
+        result[f"ratios_{unit}"] = {side: ours[key] / rows[side][key] for side in RIVALS}
+    # what is packed is other examples a step
+    result["largest_loss_difference"] = {
+        side: difference(ours["losses"], rows[side]["losses"]) for side in ("trainer", "trl")
+    }
     return result
 
 
-def solo(
-    shape: str, tokenizer: PreTrainedTokenizerBase, steps: int, micro_batch: int, precision: str
-) -> dict[str, Any]:
-    """Our side alone, in another precision."""
-    torch.manual_seed(SEED)
-    docs = documents(tokenizer, steps + 1)
-    turns = Turns()
-    turns.alone.add("trl")
-    turns.go["ours"].put(True)
-    ours = OurTurns(turns)
-    train_ours(SHAPES[shape](), docs, micro_batch, ours, precision=precision)
-    seconds = turns.seconds["ours"][1:]
-    tokens = [sum(len(d.ids) for d in docs[i * BATCH : (i + 1) * BATCH]) for i in range(1, steps + 1)]
-    rates = [n / s for n, s in zip(tokens, seconds, strict=True)]
-    return {"shape": shape, "precision": precision, **summary(seconds), "useful_tokens_per_s": median(rates)}
+def difference(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def show(row: dict[str, Any]) -> None:
-    ours, trl = (row[side]["useful_tokens_per_s"] for side in ("ours", "trl"))
-    changed = "" if "gradient_checkpointing" not in row else " (TRL without gradient checkpointing)"
-    print(
-        f"{row['shape']}{changed}: {ours:,.0f} useful tokens/s, TRL {trl:,.0f}: {row['ratio']:.1f} times; "
-        f"losses within {row['largest_loss_difference']:.1e}",
-        flush=True,
-    )
+def losses(shape: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The loss of 50 steps, ours and the Trainer's, in fp32."""
+    steps = take_turns(["synthmix", "trainer"], shape, "fp32", settings | {"steps": 50, "tokens": 64})
+    found = {side: [step["loss"] for step in taken] for side, taken in steps.items()}
+    largest = difference(found["synthmix"], found["trainer"])
+    print(f"{shape}: largest difference of the loss over 50 steps {largest:.1e}", flush=True)
+    return {"shape": shape, "document_tokens": 64, "losses": found, "largest_loss_difference": largest}
+
+
+def cells(tokenizer: str, fits: int = 10) -> list[float]:
+    """MiB that this process holds after each of ten fits of two steps, above what it held before the first."""
+    import numpy as np
+    import torch
+    from _training_sides import RATE, SHAPES, _resident, documents, load_tokenizer
+
+    from synthmix.config.schema import TrainingConfig
+    from synthmix.data.datamodule import MixtureDataModule
+    from synthmix.models.training import fit
+    from synthmix.study.out_of_memory import release_memory
+
+    docs = documents(load_tokenizer(tokenizer), 1)[:16]
+    before, held = _resident(), []
+    for seed in range(fits):
+        torch.manual_seed(seed)
+        data = MixtureDataModule(docs, lambda epoch: np.arange(len(docs)), 8, 8)
+        with tempfile.TemporaryDirectory() as folder:
+            fit(SHAPES["pythia-14m"](), data, TrainingConfig(epochs=1), HardwareConfig(), Path(folder), RATE)
+        release_memory()  # as a cell does at its end
+        held.append((_resident() - before) / 2**20)
+    print("MiB held after each fit:", ", ".join(f"{value:.0f}" for value in held), flush=True)
+    return held
+
+
+def show(result: dict[str, Any]) -> None:
+    sides, ratios, cpu = result["sides"], result["ratios_s"], result["ratios_cpu_s"]
+    print(f"{result['shape']} {result['precision']}: {sides['synthmix']['useful_tokens_per_s']:,.0f} useful tokens/s,")
+    for side in RIVALS:
+        rate = sides[side]["useful_tokens_per_s"]
+        print(f"  {side} {rate:,.0f}: {ratios[side]:.1f} times (by CPU time {cpu[side]:.1f})")
+    print(f"  {result['times_the_floor']:.2f} times the floor of {result['floor_s']:.2f} s a step", end="")
+    print(f" at {result['matrix_gflops']:.0f} GFLOP/s; peak MiB", end=" ")
+    print(", ".join(f"{side} {found['peak_mib']:,.0f}" for side, found in sides.items()))
+    largest = ", ".join(f"{side} {value:.1e}" for side, value in result["largest_loss_difference"].items())
+    print(f"  losses within: {largest}; load average {result['load_average'][-1][0]:.1f}", flush=True)
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bf16; without, autocast is slower than fp32."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", required=True, help="folder of the GPT-NeoX tokenizer")
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--steps", type=int, default=5, help="timed steps a side")
-    parser.add_argument("--micro-batch", type=int, default=8, help="examples that our side takes at once")
+    parser.add_argument(
+        "--parts", nargs="+", default=["speed", "losses", "cells"], choices=["speed", "losses", "cells"]
+    )
+    shapes = ["pythia-14m", "pythia-70m"]
+    parser.add_argument("--shapes", nargs="+", default=shapes, choices=[*shapes, "smollm2-135m"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", *(["bf16"] if has_bf16() else [])])
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a side")
+    parser.add_argument("--micro-batch", type=int, default=32, help="examples that our side takes at once")
+    parser.add_argument("--padded", action="store_true", help="our side pads rows instead of laying them end to end")
     parser.add_argument("--no-write", action="store_true", help="print only")
     arguments = parser.parse_args()
-    tokenizer = load_tokenizer(arguments.tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    settings = {"batch_size": BATCH, "learning_rate": RATE, "threads": torch.get_num_threads(), "trl": version("trl")}
-    for shape in arguments.shapes:
-        results: dict[str, Any] = {"settings": settings, "against_trl": [], "ours_alone": []}
-        # TRL recomputes activations by default; on the small shape, also without.
-        for changes in [{}, {"gradient_checkpointing": False}] if shape == "pythia-14m" else [{}]:
-            row = duel(shape, tokenizer, arguments.steps, arguments.micro_batch, **changes)
-            show(row)
-            results["against_trl"].append(row | {"load_average": list(os.getloadavg())})
-        alone = solo(shape, tokenizer, arguments.steps, arguments.micro_batch, "bf16-mixed")
-        print(f"{shape}, bf16 autocast: {alone['useful_tokens_per_s']:,.0f} useful tokens/s", flush=True)
-        results["ours_alone"].append(alone | {"load_average": list(os.getloadavg())})
+    hardware = HardwareConfig(micro_batch=arguments.micro_batch, padding_free=not arguments.padded)
+    settings = {"tokenizer": arguments.tokenizer, "steps": arguments.steps + 1, "hardware": hardware}
+    about = {"micro_batch": hardware.micro_batch, "padding_free": hardware.padding_free, "trl": version("trl")}
+    for shape in arguments.shapes if "speed" in arguments.parts else []:
+        results = []
+        for precision in arguments.precisions:
+            results.append(speed(shape, precision, settings))
+            show(results[-1])
         if not arguments.no_write:
-            print(write(f"training-{shape}", results))
+            print(write(f"training-{shape}", {"settings": about, "speed": results}))
+    others: dict[str, Any] = {}
+    if "losses" in arguments.parts:
+        others["losses"] = losses("pythia-14m", settings)
+    if "cells" in arguments.parts:
+        others["held_mib_after_each_fit"] = cells(arguments.tokenizer)
+    if others and not arguments.no_write:
+        print(write("training-checks", {"settings": about, **others}))
 
 
 if __name__ == "__main__":

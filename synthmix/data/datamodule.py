@@ -25,6 +25,7 @@ class MixtureDataModule(L.LightningDataModule):
         micro_batch: the most examples a rank takes at once.
         loss: tokens that the loss covers.
         names: names of the slots, for messages.
+        padding_free: documents end to end instead of in padded rows.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class MixtureDataModule(L.LightningDataModule):
         micro_batch: int = 32,
         loss: Loss = "document",
         names: Sequence[str] | None = None,
+        padding_free: bool = False,
     ) -> None:
         super().__init__()
         if not encoded:
@@ -42,6 +44,7 @@ class MixtureDataModule(L.LightningDataModule):
         self.encoded, self.epoch_order, self.names = encoded, epoch_order, names
         self.batch_size, self.micro_batch = batch_size, micro_batch
         self.loss: Loss = loss
+        self.padding_free = padding_free
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,8 +55,14 @@ class MixtureDataModule(L.LightningDataModule):
         """Micro-batches that each of ``world_size`` ranks accumulates for a step (``accumulate_grad_batches``)."""
         return micro_batches_per_step(self.batch_size, self.micro_batch, world_size)
 
-    def loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """The micro-batches of one rank."""
+    def examples(self, step: int) -> list[str]:
+        """Names of the examples that an optimizer step sees, on all ranks; ``step`` counts from 0 over all epochs."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        slots = self.epoch_order(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        return [str(slot) if self.names is None else self.names[slot] for slot in slots]
+
+    def loader(self, rank: int = 0, world_size: int = 1, prefetch: bool = False) -> BatchLoader:
+        """The micro-batches of one rank; ``prefetch`` makes them in a thread, for a device that is not to wait."""
         return BatchLoader(
             self.encoded,
             self.epoch_order,
@@ -63,9 +72,13 @@ class MixtureDataModule(L.LightningDataModule):
             world_size,
             self.loss,
             self.names,
+            self.padding_free,
+            prefetch,
         )
 
     def train_dataloader(self) -> BatchLoader:
         if self.trainer is None:
             return self.loader()
-        return self.loader(self.trainer.global_rank, self.trainer.world_size)
+        # on a CPU the thread would take the time that it saves
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        return self.loader(self.trainer.global_rank, self.trainer.world_size, prefetch=on_gpu)

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from synthmix.data.batching import IGNORE
+from synthmix.models.kernels import as_mask
 
 #: Families whose forward is ``head(base(ids))`` and nothing else: no scaling or capping of logits, no auxiliary loss.
 HEAD_ONLY = frozenset(
     {"gpt_neox", "llama", "opt", "gemma", "gemma3_text", "qwen2", "qwen3", "mistral", "olmo2", "smollm3"}
 )
-# Logits in a slice: 64 MB in fp32 on a CPU (256 to 512 rows of 50,304 were fastest), more where launches cost.
-_SLICE = {"cpu": 2**24}
+# Logits in a slice: 128 MB in fp32 on a CPU (products of 667 rows of 50,304 reach nine tenths of the machine's rate or
+# more, 333 rows eight tenths), more where launches cost.
+_SLICE = {"cpu": 2**25}
 _SLICE_ACCELERATOR = 2**27
 
 
@@ -59,13 +61,14 @@ def _loss_and_gradients(
     accurate = torch.promote_types(dtype, torch.float32)
     total = hidden.new_zeros((), dtype=accurate)
     buffer = torch.empty((min(rows, len(targets)), len(weight)), dtype=dtype, device=hidden.device)
+    # softmax may write over what it reads: a row is read before it is written
+    gradient = buffer if dtype == accurate else torch.empty_like(buffer, dtype=accurate)
     for start in range(0, len(targets), rows):
         part, target = states[start : start + rows], targets[start : start + rows, None]
         logits = torch.mm(part, head.t(), out=buffer[: len(part)])
         logits = logits if bias is None else logits.add_(bias)
-        logits = logits.to(accurate)
-        total += _softmax_minus_one_hot_(logits, target)
-        difference = logits.to(dtype)
+        total += _softmax_minus_one_hot(logits, target, gradient[: len(part)])
+        difference = gradient[: len(part)].to(dtype)
         if grad_hidden is not None:
             grad_hidden[start : start + rows] = difference @ head
         if grad_weight is not None and grad_weight.dtype == dtype:
@@ -73,7 +76,7 @@ def _loss_and_gradients(
         elif grad_weight is not None:
             grad_weight += difference.t() @ part
         if grad_bias is not None:
-            grad_bias += logits.sum(0)
+            grad_bias += gradient[: len(part)].sum(0)
     grads = (grad_hidden, grad_weight, grad_bias)
     like = (hidden, weight, bias)
     return total, tuple(None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, like, strict=True))
@@ -84,12 +87,17 @@ def _accumulator(like: Tensor) -> Tensor:
     return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _softmax_minus_one_hot_(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum of the cross-entropies of the rows; turns ``logits`` in place into its gradient."""
-    chosen = logits.gather(1, target)
-    top = logits.amax(1, keepdim=True)
-    norm = logits.sub_(top).exp_().sum(1, keepdim=True)
-    logits.div_(norm).scatter_add_(1, target, torch.full_like(chosen, -1.0))
+def _softmax_minus_one_hot(logits: Tensor, target: Tensor, gradient: Tensor) -> Tensor:
+    """Sum of the cross-entropies of the rows; fills ``gradient``, in whose precision everything is computed.
+
+    Softmax is one kernel, and the largest probability of a row is 1 / sum(exp(logits - top)): the rows are read three
+    times and written once, where subtracting, exponentiating and dividing apart take twice as many passes.
+    """
+    top = logits.amax(1, keepdim=True).to(gradient.dtype)
+    chosen = logits.gather(1, target).to(gradient.dtype)
+    torch.softmax(logits, 1, dtype=gradient.dtype, out=gradient)
+    norm = gradient.amax(1, keepdim=True).reciprocal_()
+    gradient.scatter_add_(1, target, torch.full_like(chosen, -1.0))
     return (norm.log_() + top - chosen).sum()
 
 
@@ -113,6 +121,20 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, rows)
 
 
+def liger_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same by liger-kernel's Triton kernels (https://github.com/linkedin/Liger-Kernel); arguments as above.
+
+    The head's gradient adds up in fp32: liger's own default is the weights' precision, in which thousands of small
+    terms are lost in bf16.
+    """
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    loss: Tensor = liger_fused_linear_cross_entropy(
+        hidden, weight, targets, bias=bias, reduction="sum", accum_dtype=torch.float32
+    )
+    return loss
+
+
 def _is_plain_parameter(weight: Tensor | None) -> bool:
     # ZeRO-3 empties a parameter outside its module's forward; FSDP2 and tensor parallelism make it a DTensor.
     return weight is None or (not hasattr(weight, "ds_id") and type(weight) in (nn.Parameter, Tensor))
@@ -130,26 +152,47 @@ def _fusable(head: nn.Module) -> bool:
     return plain and not head._forward_hooks and not head._forward_pre_hooks
 
 
-def causal_lm_loss(model: PreTrainedModel, input_ids: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+def causal_lm_loss(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    labels: Tensor,
+    label_positions: Tensor | None = None,
+    borders: Tensor | None = None,
+    longest: int | None = None,
+    kernel: str = "sliced",
+    **kwargs: Any,
+) -> Tensor:
     """Sum of the next-token losses of ``labels``.
 
     Args:
-        model: a causal LM.
-        input_ids: int64, shape (rows, longest), padded on the right.
-        labels: int64, shape (rows, longest), -100 where a token is no label; shifted here, as transformers does.
-        kwargs: further arguments of the model's forward.
+        model: a causal LM; with ``borders`` one that :func:`synthmix.models.kernels.apply_speed` prepared for them.
+        input_ids: int64, shape (rows, longest), padded on the right; or (1, tokens), documents end to end.
+        labels: int64, of the same shape, -100 where a token is no label; shifted here, as transformers does.
+        label_positions: int64, shape (labels,): where the labels are in the flattened rows; looked for by default.
+        borders: int32, shape (documents + 1,): where documents that lie end to end begin and end.
+        longest: no fewer than the tokens of the longest document between ``borders``.
+        kernel: ``sliced``, or ``liger`` for liger-kernel's (a GPU; one wait for it each time).
+        kwargs: further arguments of the model's forward; with ``borders``, ``position_ids``.
 
     Returns:
         A scalar, at least fp32; divide by the number of labels for the mean. Without labels it is 0 and still part of
         the graph, so that every rank of a distributed run has a backward pass.
     """
-    targets = labels[:, 1:]
-    chosen = targets != IGNORE
+    if label_positions is None:
+        chosen = labels != IGNORE
+        chosen[:, 0] = False  # nothing stands before it
+        label_positions = chosen.flatten().nonzero()[:, 0]
+    if borders is not None:
+        kwargs |= as_mask(borders, longest)
+    targets, before = labels.flatten()[label_positions], label_positions - 1
     if not is_head_only(model):
-        logits = model(input_ids=input_ids, use_cache=False, **kwargs).logits[:, :-1][chosen]
-        return F.cross_entropy(logits.float(), targets[chosen], reduction="sum")
-    hidden = model.base_model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state[:, :-1][chosen]
+        logits = model(input_ids=input_ids, use_cache=False, **kwargs).logits.flatten(0, 1).index_select(0, before)
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+    states = model.base_model(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
+    hidden = states.flatten(0, 1).index_select(0, before)
     head = model.get_output_embeddings()
     if not _fusable(head):
-        return F.cross_entropy(head(hidden).float(), targets[chosen], reduction="sum")
-    return linear_cross_entropy(hidden, head.weight, targets[chosen], head.bias)
+        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+    if kernel == "liger" and len(targets):
+        return liger_cross_entropy(hidden, head.weight, targets, head.bias)
+    return linear_cross_entropy(hidden, head.weight, targets, head.bias)

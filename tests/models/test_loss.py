@@ -25,8 +25,10 @@ from transformers import (
     SmolLM3Config,
 )
 
-from synthmix.data.batching import IGNORE, pad
+from synthmix.config.schema import HardwareConfig
+from synthmix.data.batching import IGNORE, flatten, pad
 from synthmix.data.encoding import Encoded
+from synthmix.models.kernels import PADDING_FREE, apply_speed
 from synthmix.models.loss import causal_lm_loss, is_head_only, linear_cross_entropy
 
 SMALL = {"vocab_size": 67, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -48,7 +50,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma2 capped": Gemma2Config(**GEMMA, final_logit_softcapping=30.0),
     "gpt2": GPT2Config(vocab_size=67, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
 }
-DOCS = [Encoded([5, 0, 9, 2, 2, 7, 1], 3), Encoded([8, 3, 4], 1), Encoded([11, 12, 13, 14, 15], 5)]
+DOCS = [Encoded([5, 0, 9, 2, 2, 7, 1], 3), Encoded([8, 3, 4], 1), Encoded([4], 0), Encoded([11, 12, 13, 14, 15], 5)]
 
 
 def tiny(name: str) -> PreTrainedModel:
@@ -73,20 +75,29 @@ def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.parametrize("padding_free", [False, True])
 @pytest.mark.parametrize("loss", ["document", "completion"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_loss_and_gradients_equal_plain_transformers(name: str, loss: str) -> None:
+def test_loss_and_gradients_equal_plain_transformers(name: str, loss: str, padding_free: bool) -> None:
+    """Of documents in padded rows, and end to end in one row, where none may see another."""
     model = tiny(name)
     expected = reference(model, DOCS, 1 if loss == "document" else None)
     expected.backward()
     wanted = gradients(model)
-    found = causal_lm_loss(model, *pad(DOCS, loss))
+    if padding_free and model.config.model_type not in PADDING_FREE:
+        pytest.skip("refused; see test_kernels.py")
+    apply_speed(model, HardwareConfig(padding_free=padding_free))
+    found = causal_lm_loss(model, **(flatten if padding_free else pad)(DOCS, loss))
     found.backward()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     got = gradients(model)
     assert got.keys() == wanted.keys()
     for parameter, gradient in wanted.items():
         torch.testing.assert_close(got[parameter], gradient, atol=1e-5, rtol=1e-4, msg=parameter)
+
+
+def test_every_padding_free_family_is_among_the_models_tried() -> None:
+    assert {config.model_type for config in CONFIGS.values()} >= PADDING_FREE
 
 
 def test_which_families_take_the_short_path() -> None:
@@ -96,15 +107,14 @@ def test_which_families_take_the_short_path() -> None:
 def test_a_hooked_head_is_called_as_a_module() -> None:
     model, seen = tiny("llama"), []
     model.get_output_embeddings().register_forward_hook(lambda *args: seen.append(1))
-    plain = causal_lm_loss(tiny("llama"), *pad(DOCS, "document"))
-    torch.testing.assert_close(causal_lm_loss(model, *pad(DOCS, "document")), plain)
+    plain = causal_lm_loss(tiny("llama"), **pad(DOCS, "document"))
+    torch.testing.assert_close(causal_lm_loss(model, **pad(DOCS, "document")), plain)
     assert seen
 
 
 def test_no_labels_still_reach_every_parameter() -> None:
     model = tiny("gpt_neox")
-    ids, labels = pad([], "document")
-    loss = causal_lm_loss(model, ids, labels)
+    loss = causal_lm_loss(model, **pad([], "document"))
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -159,7 +169,7 @@ def test_autocast_equals_autocast_transformers() -> None:
         expected = reference(model, DOCS, 1)
         expected.backward()
         wanted = gradients(model)
-        found = causal_lm_loss(model, *pad(DOCS, "document"))
+        found = causal_lm_loss(model, **pad(DOCS, "document"))
     found.backward()
     got = gradients(model)
     assert found.dtype == torch.float32
@@ -176,9 +186,15 @@ def test_frozen_head_gets_no_gradient() -> None:
     assert hidden.grad.any()
 
 
+def test_the_first_token_of_a_row_is_no_label_as_in_transformers() -> None:
+    model, ids = tiny("gpt_neox"), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    expected = model(input_ids=ids, labels=ids).loss * 4
+    torch.testing.assert_close(causal_lm_loss(model, ids, ids), expected)
+
+
 def test_padding_to_the_longest_changes_nothing() -> None:
-    ids, labels = pad(DOCS, "document")
-    wide = F.pad(ids, (0, 5)), F.pad(labels, (0, 5), value=IGNORE)
+    batch = pad(DOCS, "document")
+    wide = F.pad(batch["input_ids"], (0, 5)), F.pad(batch["labels"], (0, 5), value=IGNORE)
     for name in CONFIGS:
         model = tiny(name)
-        torch.testing.assert_close(causal_lm_loss(model, *wide), causal_lm_loss(model, ids, labels))
+        torch.testing.assert_close(causal_lm_loss(model, *wide), causal_lm_loss(model, **batch))
