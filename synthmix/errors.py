@@ -40,6 +40,16 @@ class StoreError(UserError):
     """The store holds something other than what this run expects."""
 
 
+class CellError(Exception):
+    """What ends a cell by no fault of the machine: as it is, the cell would end in the same way again. Exit status 1.
+
+    It is not tried again without being asked for (``--retry-failed``), unless something is ``changed`` by then, such as
+    how much it takes at once.
+    """
+
+    changed = False
+
+
 def near_match(word: str, known: Sequence[str]) -> str:
     """``' Did you mean ...?'`` for the closest known word, or an empty string."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -3,6 +3,9 @@
 Rank 0 decides and writes; the others do what it says. What is said goes over gloo, also between GPUs, so that a rank
 that waits for a word costs nothing, and learns at once when the one that it waits for is gone. In a world of one all of
 this does nothing.
+
+A rank that dies takes the others with it: on the CPU they see its connection close; on GPUs, where NCCL may wait for what
+never comes, whoever started them ends them (torchrun and ``srun --kill-on-bad-exit``: SIGTERM, and SIGKILL 30 s later).
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ T = TypeVar("T")
 
 #: Ranks may wait long for rank 0, which waits for a cell that another job runs.
 TIMEOUT = datetime.timedelta(days=7)
+#: How long a rank may keep the others waiting within training: it may write a checkpoint, but not stand still for ever.
+#: NCCL's watchdog then ends the process (TORCH_NCCL_ASYNC_ERROR_HANDLING, on by default); gloo raises.
+STEP_TIMEOUT = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Place:
 
 
 _here = Place()
+#: The group over which rank 0 is waited for (a ProcessGroup).
+_words: Any = None
 
 
 def find_place(processes: int, environment: Mapping[str, str] = os.environ) -> Place:
@@ -66,7 +74,7 @@ def join(place: Place, accelerator: str) -> None:
     Args:
         accelerator: ``cpu`` or ``gpu``; a rank takes the GPU of its number on the node.
     """
-    global _here
+    global _here, _words
     if place.world == 1:
         return
     import torch
@@ -78,18 +86,19 @@ def join(place: Place, accelerator: str) -> None:
         backend = "cpu:gloo,cuda:nccl"
     os.environ.setdefault("MASTER_ADDR", _address(os.environ))
     os.environ.setdefault("MASTER_PORT", str(_port(os.environ)))
-    distributed.init_process_group(backend, rank=place.rank, world_size=place.world, timeout=TIMEOUT)
+    distributed.init_process_group(backend, rank=place.rank, world_size=place.world, timeout=STEP_TIMEOUT)
+    _words = distributed.new_group(backend="gloo", timeout=TIMEOUT)
     _here = place
 
 
 def leave() -> None:
     """Ends the group, if there is one."""
-    global _here
+    global _here, _words
     if _here.world > 1:
         from torch import distributed
 
         distributed.destroy_process_group()
-    _here = Place()
+    _here, _words = Place(), None
 
 
 def here() -> Place:
@@ -104,7 +113,7 @@ def broadcast(value: T | None = None) -> T:
     from torch import distributed
 
     held: list[Any] = [value]
-    distributed.broadcast_object_list(held, src=0)
+    distributed.broadcast_object_list(held, src=0, group=_words)
     return cast(T, held[0])
 
 
@@ -115,12 +124,12 @@ def gather(value: T) -> list[T]:
     from torch import distributed
 
     found: list[Any] | None = [None] * _here.world if _here.rank == 0 else None
-    distributed.gather_object(value, found, dst=0)
+    distributed.gather_object(value, found, dst=0, group=_words)
     return found or []
 
 
 def highest(number: int) -> int:
-    """The highest number that a rank gave, on every rank."""
+    """The highest number that a rank gave, on every rank; for within training, where none is waited for long."""
     if _here.world == 1:
         return number
     import torch

@@ -61,19 +61,31 @@ def test_the_job_around(environment: dict[str, str], job: str | None, line: str 
 
 
 SCRIPT = """
+import datetime, sys, time
+import torch.distributed
 from synthmix import ranks
+ranks.STEP_TIMEOUT = datetime.timedelta(seconds=3)
+print("ready", flush=True)
+sys.stdin.readline()
 place = ranks.find_place(2)
 ranks.join(place, "cpu")
 assert ranks.here() == place
+if place.rank == 0:
+    time.sleep(4)  # a word is waited for longer than a step
 word = ranks.broadcast({"of": "rank 0"} if place.rank == 0 else None)
 found = ranks.gather(("rank", place.rank))
 assert ranks.highest(10 - place.rank) == 10
 ranks.barrier()
 print(place.rank, word, found, flush=True)
+if place.rank == 0:
+    try:
+        ranks.highest(1)  # rank 1 stands still
+    except RuntimeError as error:
+        print("waited for" if "3000ms" in str(error) else error, flush=True)
 if place.rank == 1:
+    sys.stdin.readline()
     ranks.leave()
     raise SystemExit
-import sys
 sys.stdin.readline()
 try:
     ranks.gather(None)
@@ -86,7 +98,7 @@ os._exit(0)
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: object) -> None:
-    """As srun starts them: each knows its number, and where rank 0 is. One that leaves is not waited for."""
+    """As srun starts them: each knows its number, and where rank 0 is. One that leaves, or stands still, is not waited for."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -103,8 +115,16 @@ def test_two_processes(tmp_path: object) -> None:
         )
         for place in places
     ]
-    last, _ = processes[1].communicate(timeout=120)
-    first, _ = processes[0].communicate("\n", timeout=60)
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:  # at once: they wait for each other no longer than within a step
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert processes[0].stdout is not None
+    first = "".join(processes[0].stdout.readline() for _ in range(2))
+    last, _ = processes[1].communicate("\n", timeout=120)
+    first += processes[0].communicate("\n", timeout=60)[0]
     assert [process.returncode for process in processes] == [0, 0]
     assert last == "1 {'of': 'rank 0'} []\n"
-    assert first == "0 {'of': 'rank 0'} [('rank', 0), ('rank', 1)]\nrank 1 is gone\n"
+    assert first == "0 {'of': 'rank 0'} [('rank', 0), ('rank', 1)]\nwaited for\nrank 1 is gone\n"

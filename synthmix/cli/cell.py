@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what a cell waits for.
 POLL_S = 2.0
+_STAYS = "It stays so; --retry-failed tries again, from where it stands"
 
 
 def cell(options: argparse.Namespace) -> int:
@@ -77,11 +78,15 @@ def _line(path: Path, index: int) -> str:
 
 
 def _join(plan: Plan, chosen: Cell) -> ranks.Place:
-    from synthmix.config import check_strategy
+    from synthmix.config.strategies import check_installed
+    from synthmix.generation.backends import check_backend
+    from synthmix.study.capacity import check_capacity
     from synthmix.study.launch import processes
 
     profile = plan.hardware_of(chosen)
-    check_strategy(profile)
+    check_installed(profile)
+    check_backend(plan.config.generation.backend)
+    check_capacity(plan, [chosen])
     place = ranks.find_place(processes(profile))
     ranks.join(place, profile.accelerator)
     return place
@@ -123,10 +128,8 @@ def _when_ready(chosen: Cell, plan: Plan, store: Store, wait: bool) -> int:
             raise UserError(f"{chosen.name}: blocked: {_culprit(chosen, plan, store)}")
         if failure is not None:
             if not may_try_again(failure):
-                print(
-                    f"{chosen.name}: failed {failure['attempts']} times: {failure['error']}\nIt stays so; --retry-failed "
-                    "tries again", flush=True
-                )  # fmt: skip
+                often = f" {failure['attempts']} times" if failure["attempts"] > 1 else ""
+                print(f"{chosen.name}: failed{often}: {failure['error']}\n{_STAYS}", flush=True)
                 return 1
             set_aside(chosen, store)
         elif state == "ready" and _attempt(chosen, plan, store):
@@ -192,7 +195,11 @@ def _failed(chosen: Cell, failure: dict[str, object]) -> int:
 
     if failure["user_error"]:
         return UserError.exit_status
-    said = f"{chosen.name}: attempt {failure['attempts']} of {MAX_ATTEMPTS} failed: {failure['error']}"
+    if failure.get("final"):
+        print(f"{chosen.name}: failed: {failure['error']}\n{_STAYS}", flush=True)
+        return 1
+    attempt = "" if failure.get("changed") else f"attempt {failure['attempts']} of {MAX_ATTEMPTS} failed: "
+    said = f"{chosen.name}: {attempt}{failure['error']}"
     mine = failure["rank"] == ranks.here().rank
     again = mine and may_try_again(failure) and ranks.slurm_job() is not None
     print(said + ("; queued again" if again else ""), flush=True)

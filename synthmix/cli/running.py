@@ -34,19 +34,24 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    from synthmix.study.capacity import check_capacity
     from synthmix.study.walk import MAX_ATTEMPTS, clear_failures
 
     plan, store = open_study(options)
     _check_weights(plan)
+    warnings = check_capacity(plan)
     frozen = store.freeze(plan)
     again = clear_failures(plan, store, options.retry_failed)
-    kept = sum(1 for cell in plan.cells if store.failure(cell) is not None)
+    kept = [failure for cell in plan.cells if (failure := store.failure(cell)) is not None]
+    often = "" if any(failure.get("final") for failure in kept) else f" {MAX_ATTEMPTS} times"
     console = make_console()
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     done = sum(map(store.is_done, plan.cells))
     console.print(
         f"study {plan.config.name}: {len(plan.cells)} cells, {done} done"
         + (f", {again} failed before and tried again" if again else "")
-        + (f", {kept} failed {MAX_ATTEMPTS} times and left alone (--retry-failed)" if kept else ""),
+        + (f", {len(kept)} failed{often} and left alone (--retry-failed)" if kept else ""),
         highlight=False,
     )
     if any(store.needs(cell, plan) for cell in plan.cells):
@@ -93,12 +98,16 @@ def _finish(plan: Plan, store: Store, console: Console) -> int:
 
 def _check_weights(plan: Plan) -> None:
     """Weights that cannot be had, and machines that this is not, are found before anything is written."""
-    from synthmix.config import check_strategy
+    from synthmix.config.strategies import check_installed
     from synthmix.study.launch import check_machine
 
     check_machine(plan)
     for profile in plan.hardware.values():
-        check_strategy(profile)
+        check_installed(profile)
+    if plan.config.generation.backend != "synthmix":  # else there is nothing to look for, and torch to load
+        from synthmix.generation.backends import check_backend
+
+        check_backend(plan.config.generation.backend)
     problems = []
     for name, model in plan.models.items():
         if model.source == "folder" and not (Path(model.id).expanduser() / "config.json").is_file():

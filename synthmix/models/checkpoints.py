@@ -3,19 +3,23 @@
 A run finds its newest checkpoint by itself: ``checkpoints/*.ckpt``, which its own callbacks write, and
 ``hpc_ckpt_N.ckpt``, which a Trainer with Lightning's own handler of SLURM's signal leaves (cells have another:
 :mod:`.saving`). The second can catch a run anywhere, so its counters are set back to the last finished optimizer step, and
-it counts only if no step was under way.
+it counts only if no step was under way. Sharded strategies write folders instead of files, sealed by a manifest
+(:mod:`.sealed`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from synthmix.models.sealed import inspect_folder, recover
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +67,7 @@ def _read(path: Path) -> tuple[int, str | None]:
 
 
 def _inspect(path: Path) -> tuple[int, str | None]:
-    if not path.is_dir():
-        return _read(path)
-    # DeepSpeed names the folder's state in ``latest`` once all of it is written; FSDP writes meta.pt last.
-    whole = (path / "latest").is_file() or (path / "meta.pt").is_file()
-    state = next(path.glob("*/*mp_rank_00_model_states.pt"), path / "meta.pt")
-    if not whole or not state.is_file():
-        return 0, "it is not complete"
-    return torch.load(state, map_location="cpu", mmap=True, weights_only=False)["global_step"], None
+    return inspect_folder(path) if path.is_dir() else _read(path)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -78,6 +75,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     Others are renamed to ``*.torn`` with a warning: Lightning would load a left-over ``hpc_ckpt_N.ckpt`` by itself.
     """
+    recover(folder / "checkpoints")
     candidates = [*(folder / "checkpoints").glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]
     valid = []
     for path in candidates:
@@ -86,8 +84,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
             valid.append((step, path.stat().st_mtime, path))
         else:
             log.warning("%s is not used: %s", path, problem)
-            path.rename(path.with_name(path.name + ".torn"))
+            _set_aside(path)
     return max(valid)[2] if valid else None
+
+
+def _set_aside(path: Path) -> None:
+    torn = path.with_name(path.name + ".torn")
+    if torn.is_dir():
+        shutil.rmtree(torn)
+    path.rename(torn)
 
 
 def remove_requeue_checkpoints(folder: Path) -> None:

@@ -10,19 +10,24 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, get_scheduler
 
-from synthmix.config.schema import TrainingConfig
+from synthmix.config.schema import HardwareConfig, TrainingConfig
+from synthmix.config.strategies import zero_stage
 from synthmix.data.batching import MicroBatch
 from synthmix.data.datamodule import MixtureDataModule
+from synthmix.errors import CellError
 from synthmix.models.checkpoints import align
+from synthmix.models.kernels import apply_speed
 from synthmix.models.loss import causal_lm_loss
+from synthmix.models.strategies import make_optimizer, numel, restore_precision, shard
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(CellError):
     """The loss or its gradient became infinite or NaN; names the step and the examples of the batch."""
 
 
@@ -42,10 +47,10 @@ def flops_per_token(model: PreTrainedModel, context: float) -> float:
     6 for each parameter in a matrix product and 12 · layers · width · context for attention (Chowdhery et al. 2022,
     appendix B). Input embeddings that are not also the head are looked up, not multiplied.
     """
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(numel(p) for p in model.parameters())
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     if embeddings is not head:
-        parameters -= cast(Tensor, embeddings).numel()
+        parameters -= numel(cast(Tensor, embeddings))
     config = model.config
     return 6.0 * parameters + 12.0 * config.num_hidden_layers * config.hidden_size * context
 
@@ -57,10 +62,12 @@ class CausalLMModule(L.LightningModule):
     Logs, once a batch: ``train/loss``, ``train/lr``, ``train/grad_norm`` (before clipping), ``train/tokens`` (so far).
 
     Args:
-        model: the model, or a function that makes it when the strategy is ready for it (ZeRO-3, FSDP).
+        model: the model, or a function that makes it when the strategy is ready for it
+            (:func:`~synthmix.models.strategies.model_factory`).
         training: settings of the optimizer and its schedule.
         learning_rate: the peak.
         total_steps: optimizer steps of the whole run, for the schedule.
+        hardware: how the model is shared out, and what is computed again instead of kept.
     """
 
     def __init__(
@@ -69,8 +76,10 @@ class CausalLMModule(L.LightningModule):
         training: TrainingConfig,
         learning_rate: float,
         total_steps: int,
+        hardware: HardwareConfig | None = None,
     ) -> None:
         super().__init__()
+        self.hardware = hardware or HardwareConfig()
         self.model: PreTrainedModel | None = model if isinstance(model, PreTrainedModel) else None
         self._factory = None if isinstance(model, PreTrainedModel) else model
         self.training_config, self.learning_rate, self.total_steps = training, learning_rate, total_steps
@@ -87,6 +96,13 @@ class CausalLMModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.model is None and self._factory is not None:
             self.model = self._factory()
+        if self.hardware.activation_checkpointing:
+            # reentrant checkpointing needs inputs with gradients, and runs a block's hooks in another order
+            model: Any = self.causal_lm  # the second name is that of transformers up to 5.22
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        apply_speed(self.causal_lm, self.hardware)
+        shard(self.causal_lm, self.hardware)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -98,10 +114,11 @@ class CausalLMModule(L.LightningModule):
     def on_fit_start(self) -> None:
         # from_pretrained leaves models in eval mode, in which Lightning would train them without dropout.
         self.causal_lm.train()
+        restore_precision(self.causal_lm, self.hardware)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the batch's mean loss, times what Lightning and DDP will divide by."""
-        total = causal_lm_loss(self.causal_lm, batch["input_ids"], batch["labels"])
+        total = self._loss(**batch["inputs"], kernel=self.hardware.loss_kernel)
         share = total / max(1, batch["loss_tokens"])
         self._sum = share.detach() if self._sum is None else self._sum + share.detach()
         self._ids += batch["ids"]
@@ -110,6 +127,10 @@ class CausalLMModule(L.LightningModule):
         if batch["last"]:
             self._finish(batch["tokens"])
         return share * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def _loss(self, **inputs: Any) -> Tensor:
+        own = getattr(self.causal_lm, "training_loss", None)  # FSDP2's, which gathers weights first
+        return causal_lm_loss(self.causal_lm, **inputs) if own is None else own(**inputs)
 
     def _finish(self, tokens: int) -> None:
         """The whole batch's loss, known before the optimizer steps: a bad one never reaches the weights."""
@@ -135,19 +156,30 @@ class CausalLMModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips by the global norm, keeps the norm for the log, and stops at one that is not finite."""
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        if not parameters:  # DeepSpeed's engine holds the gradients, and clips them itself.
+        if zero_stage(self.hardware):  # the engine holds the gradients and clips them; see ZeroStrategy.optimizer_step
             return
+        parameters = [p for p in self.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self._grad_norm = norm
-        if not torch.isfinite(norm):
-            self._stop(f"gradient norm {norm.item()}")
+        self.see_gradient_norm(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if gradient_clip_val:
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
+    def see_gradient_norm(self, norm: Tensor) -> None:
+        """Keeps the norm of a step's whole gradient, before clipping, for the log.
+
+        Raises:
+            NonFiniteLoss: it is infinite or NaN; the weights have not changed.
+        """
+        self._grad_norm = norm
+        if not torch.isfinite(norm):
+            self._stop(f"gradient norm {norm.item()}")
+
     def _stop(self, what: str) -> None:
-        examples = ", ".join(self._ids)
-        raise NonFiniteLoss(f"{what} at optimizer step {self.global_step + 1}; examples of the batch: {examples}")
+        data = getattr(self.trainer, "datamodule", None)  # it knows the other ranks' examples, too
+        examples = data.examples(self.global_step) if isinstance(data, MixtureDataModule) else self._ids
+        raise NonFiniteLoss(
+            f"training diverged at optimizer step {self.global_step + 1}: {what}; examples of the batch: {', '.join(examples)}"
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
         if not batch["last"]:
@@ -165,11 +197,11 @@ class CausalLMModule(L.LightningModule):
         return float(scheduler.base_lrs[0]) * scheduler.lr_lambdas[0](step)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW (fused), and a schedule that moves once a step."""
+        """AdamW, and a schedule that moves once a step."""
         config = self.training_config
         groups = parameter_groups(self.causal_lm, config.weight_decay)
         betas = (float(config.betas[0]), float(config.betas[1]))
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=betas, fused=True)
+        optimizer = make_optimizer(groups, self.hardware, self.learning_rate, betas)
         scheduler = get_scheduler(
             _SCHEDULES[config.schedule],
             optimizer,

@@ -16,8 +16,10 @@ from lightning.pytorch.loggers import Logger
 
 from synthmix import ranks
 from synthmix.config.schema import HardwareConfig, TrainingConfig
+from synthmix.config.strategies import is_sharded
 from synthmix.models.checkpoints import AtomicCheckpointIO
 from synthmix.models.saving import GivenRanks
+from synthmix.models.strategies import make_strategy
 
 
 @contextmanager
@@ -33,6 +35,13 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a cell need not run on SLURM
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+        # our hook leaves the clipping to DeepSpeed; each rank saves its share, as it should
+        warnings.filterwarnings("ignore", message=".*Since DeepSpeed handles gradient clipping internally.*")
+        warnings.filterwarnings("ignore", message=".*each worker will save a shard of the checkpoint.*")
+        # DeepSpeed's, in torch 2.13
+        warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated.*", category=FutureWarning)
+        # OPT's blocks end with a view, which nobody writes to
+        warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view tensor.*")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:
@@ -51,9 +60,13 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     log_every_steps: int = 10,
+    universal: bool = False,
 ) -> L.Trainer:
-    """A Trainer that does nothing beyond training: no sanity check, no summary, no sampler of its own."""
-    plugins: list[Any] = [] if _writes_folders(hardware.strategy) else [AtomicCheckpointIO()]
+    """A Trainer that does nothing beyond training: no sanity check, no summary, no sampler of its own.
+
+    ``universal`` says that the checkpoint it will load was converted for another number of ranks.
+    """
+    plugins: list[Any] = [] if is_sharded(hardware) else [AtomicCheckpointIO()]
     several = hardware.devices * hardware.nodes > 1
     if ranks.here().world > 1:
         plugins.append(GivenRanks())
@@ -64,7 +77,7 @@ def make_trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=("ddp" if several else "auto") if hardware.strategy in ("auto", "ddp") else hardware.strategy,
+        strategy=make_strategy(hardware, universal),
         precision=hardware.precision,  # type: ignore[arg-type]
         max_epochs=training.epochs,
         max_steps=-1 if training.max_steps is None else training.max_steps,
@@ -82,7 +95,3 @@ def make_trainer(
         enable_model_summary=False,
         enable_progress_bar=progress,
     )
-
-
-def _writes_folders(strategy: str) -> bool:
-    return strategy.startswith(("deepspeed", "fsdp", "model_parallel"))

@@ -46,11 +46,25 @@ def check_machine(plan: Plan) -> None:
 def launch(cell: Cell, plan: Plan, store: Store, reporter: Reporter) -> bool:
     """Runs a cell of a frozen study in processes of its own; False if somebody else runs it.
 
+    Where they ended because memory ran out, and the next attempt takes less at once, they are started again.
+
     Raises:
         UserError: the processes ended without a result and without saying why in the cell's folder.
     """
     if lease.holder(store.folder(cell)) is not None:
         return False
+    while True:
+        status = _run_ranks(cell, plan, store, reporter)
+        failure = store.failure(cell)
+        if status and failure is None:
+            log = store.study_folder(plan.config.name) / "ranks.log"
+            raise UserError(f"{cell.name}: ended with status {status}; its last words:\n{_tail(log)}")
+        if not (failure and failure.get("changed")):
+            return True
+
+
+def _run_ranks(cell: Cell, plan: Plan, store: Store, reporter: Reporter) -> int:
+    """Starts the processes and passes on what they say; their exit status."""
     profile, study = plan.hardware_of(cell), store.study_folder(plan.config.name)
     module = ["torch.distributed.run", "--standalone", f"--nproc-per-node={profile.devices}", "-m", "synthmix.cli"]
     command = [sys.executable, "-m", *module, "cell", str(study / "plan.json"), "--name", cell.name, "--wait"]
@@ -66,9 +80,7 @@ def launch(cell: Cell, plan: Plan, store: Store, reporter: Reporter) -> bool:
             if sys.exc_info()[0] is not None:
                 process.terminate()
             status = process.wait()
-    if status and store.failure(cell) is None:
-        raise UserError(f"{cell.name}: ended with status {status}; its last words:\n{_tail(study / 'ranks.log')}")
-    return True
+    return status
 
 
 def _tail(path: Path, lines: int = 12) -> str:

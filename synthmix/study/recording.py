@@ -20,6 +20,7 @@ from synthmix.config import HardwareConfig
 from synthmix.data.encoding import encode_prompts
 from synthmix.data.fitting import fit_prompts
 from synthmix.models.loading import load_tokenizer
+from synthmix.study.out_of_memory import in_words
 from synthmix.tasks import Example, Task
 
 
@@ -32,6 +33,7 @@ def summary_line(result: dict[str, Any], seconds: float) -> str:
     parts.append(f"invalid {100 * test['invalid_rate']:.1f} %")
     if alert["level"] != "none":
         parts.append(f"ECE {alert['level']}: {100 * alert['ece_rise']:+.0f} % on validation")
+    parts += in_words(result["memory"])
     return f"{result['name']}: {', '.join(parts)} ({seconds:.1f} s)"
 
 

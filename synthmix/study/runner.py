@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import datetime
-import gc
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -44,6 +41,7 @@ from synthmix.study.cells import Cell, Plan
 from synthmix.study.frozen import to_plain
 from synthmix.study.heartbeat import beating
 from synthmix.study.material import Material, prepare
+from synthmix.study.out_of_memory import OutOfMemory, is_out_of_memory, release_memory
 from synthmix.study.pool_writer import PoolWriter
 from synthmix.study.recording import (
     describe_work,
@@ -71,13 +69,27 @@ class CellRunner:
 
         Raises:
             UserError: its data, weights or settings cannot be used.
+            OutOfMemory: once more in a phase, with half as much at once, or where the ranks can go on only by starting anew.
+            NonFiniteLoss: training diverged.
             Preempted: the process was asked to stop; what was done so far stays, and the next run goes on from there.
             LeaseLost: another process runs the cell now.
         """
         needs = self.store.needs(cell, self.plan)
         if needs:
             with disk_errors(self.store.folder(cell)):
-                _Run(cell, needs, self).execute()
+                while not self._finished(cell, needs):
+                    release_memory()  # here nothing refers to what the attempt held any more
+
+    def _finished(self, cell: Cell, needs: Needs) -> bool:
+        """Runs the cell; False where memory ran out, and it can go on at once with less."""
+        try:
+            _Run(cell, needs, self).execute()
+        except OutOfMemory as error:
+            if not (error.changed and team.in_step()):
+                raise
+            self.reporter.line(f"{cell.name}: {error}")
+            return False
+        return True
 
     def starting_weights(self, cell: Cell) -> ModelConfig | Path:
         """Where a cell's weights come from (``mixing.init_from``)."""
@@ -111,6 +123,7 @@ class _Run:
     def execute(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         forget_peak_memory(self.hardware)
+        team.resize(self.hands)
         started = time.perf_counter()
         with self._phase("mix"):
             material = self._mix()
@@ -159,6 +172,7 @@ class _Run:
             "steps": result.steps,
             "seconds": result.seconds,
             "tokens_per_second": result.tokens_per_second,
+            "micro_batch": self.hands.sizes.now["train"],
             "truncated": count_truncated(encoded),
             "shortened": sum(fitted.shortened),
             "resumed": result.resumed_from is not None,
@@ -286,6 +300,7 @@ class _Run:
             "mixture": material.counts(),
             "train": self._read_json("train.json", {}),
             "alert": context.results["alert"],
+            "memory": self.hands.sizes.told(),
             "work": describe_work(
                 self.hardware,
                 self._read_json("train.json", {}),
@@ -311,6 +326,10 @@ class _Run:
         started = time.perf_counter()
         try:
             yield
+        except Exception as error:
+            if name not in self.hands.sizes.now or not is_out_of_memory(error):
+                raise
+            raise self.hands.sizes.answer(name, error) from error
         finally:
             spent = self.timings.get(name, 0.0) + time.perf_counter() - started
             self.timings[name] = round(spent, 3)
@@ -327,16 +346,3 @@ class _Run:
     def _read_json(self, name: str, default: Any) -> Any:
         path = self.folder / name
         return json.loads(path.read_text()) if path.exists() else default
-
-
-def release_memory() -> None:
-    """Gives freed memory back to the system.
-
-    glibc keeps it in its arenas, where it lies in pieces that the next phase may not fit: a process that trained a
-    135M model on a CPU held 7.4 GB ever after, and grew by more with each cell.
-    """
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,22 @@ from lightning.pytorch.loggers import Logger
 
 from synthmix import ranks
 from synthmix.config import ModelConfig
+from synthmix.config.strategies import is_sharded
 from synthmix.data.datamodule import MixtureDataModule
 from synthmix.data.encoding import Encoded
 from synthmix.data.mixture import Mixture
 from synthmix.errors import UserError
 from synthmix.evaluation.evaluate import Evaluator, Piece, Row
-from synthmix.generation.engine import Completion, Generator, Request
+from synthmix.generation.backends import make_writer
+from synthmix.generation.engine import Completion, Request, Writer
 from synthmix.generation.sampling import Sampling
 from synthmix.interrupts import Preempted
-from synthmix.models.loading import load_model, load_tokenizer
+from synthmix.models.loading import INFERENCE_DTYPES, load_model, load_tokenizer
+from synthmix.models.strategies import model_factory
 from synthmix.models.training import FitResult, fit
+from synthmix.study.capacity import fitting_config
 from synthmix.study.cells import Cell, Plan
+from synthmix.study.out_of_memory import BatchSizes, Phase, is_out_of_memory, release_memory
 from synthmix.study.pool_writer import Loaded
 
 #: Whether the ranks still follow one another: not after an error within a fit, where they wait for gradients.
@@ -44,15 +49,27 @@ class Hands:
 
     def __init__(self, cell: Cell, plan: Plan, folder: Path) -> None:
         self.cell, self.plan, self.folder = cell, plan, folder
-        self.config, self.task = plan.config, plan.tasks[cell.task]
+        self.config, self.task = fitting_config(plan, cell), plan.tasks[cell.task]
         self.hardware = plan.hardware_of(cell)
+        self.sizes = BatchSizes(folder, self.hardware, self.config)
 
     @cached_property
     def loaded(self) -> Loaded:
         """The exported model, which later cells, and users, will load, and its tokenizer."""
-        device = "cuda" if self.hardware.accelerator == "gpu" else "cpu"
-        model = load_model(self.folder / "model").to(device)  # type: ignore[arg-type]
+        model = load_model(self.folder / "model", self.dtype, self.device)
         return model, load_tokenizer(self.folder / "model")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of weights and cache in evaluation and generation."""
+        return INFERENCE_DTYPES[self.hardware.inference_precision]
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank evaluates and generates: the GPU that it trained on."""
+        if self.hardware.accelerator != "gpu":
+            return torch.device("cpu")
+        return torch.device("cuda", ranks.here().local % max(1, torch.cuda.device_count()))
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -61,8 +78,20 @@ class Hands:
         return Evaluator(*self.loaded, self.task, self.config.evaluation, sampling, self.cell.hash)
 
     @cached_property
-    def generator(self) -> Generator:
-        return Generator(*self.loaded, self.config.generation.batch_size)
+    def generator(self) -> Writer:
+        settings, folder = self.config.generation, self.folder / "model"
+        if settings.backend == "vllm":  # loads the model by itself, where nothing else may be in its way
+            self.forget()
+            release_memory()
+        return make_writer(
+            settings.backend,
+            lambda: self.loaded,
+            folder,
+            lambda: load_tokenizer(folder),
+            settings.batch_size,
+            self.dtype,
+            ranks.here().local,
+        )
 
     def forget(self) -> None:
         """Lets go of the model."""
@@ -90,15 +119,25 @@ class Train(Job):
         return self.fit(hands, loggers, callbacks)[1]
 
     def fit(self, hands: Hands, loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> tuple[Any, FitResult]:
-        """The trained model, and what the fit did."""
-        model, settings = load_model(self.start), hands.config.training
+        """The trained model, or the folder of its weights where ranks share it out, and what the fit did."""
+        hardware, settings = hands.hardware, hands.config.training
+        weights = hands.folder / ".weights" if is_sharded(hardware) else None
+        model = load_model(self.start) if weights is None else model_factory(self.start, hardware)
         rate = settings.learning_rate or hands.plan.models[hands.cell.model].learning_rate
         # dropout, for models that have it: every rank has other examples, and draws otherwise
         torch.manual_seed(hands.cell.seed + 1_000_003 * ranks.here().rank)
         result = fit(
-            model, self.data(hands), settings, hands.hardware, hands.folder, rate, loggers=loggers, callbacks=callbacks
+            model,
+            self.data(hands),
+            settings,
+            hardware,
+            hands.folder,
+            rate,
+            loggers=loggers,
+            callbacks=callbacks,
+            weights=weights,
         )
-        return model, result
+        return (model if weights is None else weights), result
 
     def data(self, hands: Hands) -> MixtureDataModule:
         settings = hands.config.training
@@ -109,6 +148,7 @@ class Train(Job):
             hands.hardware.micro_batch,
             settings.loss,  # type: ignore[arg-type]
             names=self.mixture.ids(),
+            padding_free=hands.hardware.padding_free,
         )
 
 
@@ -137,6 +177,25 @@ class Complete(Job):
 
 
 @dataclass(frozen=True)
+class Resize(Job):
+    """From here on a phase takes ``size`` sequences at once on a device."""
+
+    phase: Phase
+    size: int
+
+    def run(self, hands: Hands) -> None:
+        hands.sizes.now[self.phase] = self.size
+        if self.phase == "train":
+            hands.hardware = replace(hands.hardware, micro_batch=self.size)
+        elif self.phase == "evaluate":
+            hands.config = replace(hands.config, evaluation=replace(hands.config.evaluation, batch_size=self.size))
+        else:
+            hands.config = replace(hands.config, generation=replace(hands.config.generation, batch_size=self.size))
+        hands.forget()
+        release_memory()
+
+
+@dataclass(frozen=True)
 class _End:
     """There is nothing more to do; ``status`` is the exit status of all ranks."""
 
@@ -144,6 +203,17 @@ class _End:
 
 
 # -- rank 0 ---------------------------------------------------------------------------------------------------------
+
+
+def resize(hands: Hands) -> None:
+    """Has all ranks take what fitted, where memory ran out in an earlier attempt."""
+    for phase, size in hands.sizes.found().items():
+        _together(Resize(phase, size), hands)
+
+
+def in_step() -> bool:
+    """Whether the ranks can do anything more together."""
+    return _in_step
 
 
 def train(job: Train, hands: Hands, loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> tuple[Any, FitResult]:
@@ -229,7 +299,7 @@ def follow(hands: Hands, failed: Callable[[Exception], int]) -> int:
             except Preempted:
                 continue
             except Exception as error:
-                return failed(error)
+                return failed(hands.sizes.answer("train", error) if is_out_of_memory(error) else error)
         else:
             ranks.gather(_outcome(job, hands))
 
@@ -243,4 +313,6 @@ def _outcome(job: Job, hands: Hands) -> tuple[Any, BaseException | None]:
     except UserError as error:
         return None, UserError(str(error))
     except Exception as error:
+        if is_out_of_memory(error):
+            return None, MemoryError(f"rank {ranks.here().rank}: {error}")
         return None, RuntimeError(f"rank {ranks.here().rank}: {type(error).__name__}: {error}")

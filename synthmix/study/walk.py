@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from synthmix import ranks
-from synthmix.errors import UserError
+from synthmix.errors import CellError, UserError
 from synthmix.files import write_json
 from synthmix.study import lease
 from synthmix.study.cells import Cell, Plan
@@ -78,18 +79,25 @@ def attempt(cell: Cell, plan: Plan, store: Store, run: Callable[[Cell], None], r
         else:
             forget_failures(cell, store)
             store.tidy(cell, plan)
+    gc.collect()  # of a cell that failed: its model, to which the error referred
     return True
 
 
 def record(cell: Cell, store: Store, error: Exception) -> None:
-    """Writes ``failure.json``: what went wrong, where, and how often something did. Of several ranks the first counts."""
+    """Writes ``failure.json``: what went wrong, where, and how often something did. Of several ranks the first counts.
+
+    ``final`` says that the cell is not tried again by itself, ``changed`` that the next attempt is another one.
+    """
     if (store.folder(cell) / "failure.json").exists():
         return
-    user = isinstance(error, UserError)
+    user, own = isinstance(error, UserError), isinstance(error, CellError)
+    changed = isinstance(error, CellError) and error.changed
     told = {
-        "error": str(error) if user else f"{type(error).__name__}: {error}",
+        "error": str(error) if user or own else f"{type(error).__name__}: {error}",
         "user_error": user,
-        "attempts": _earlier_attempts(cell, store) + (not user),
+        "final": own and not changed,
+        "changed": changed,
+        "attempts": _earlier_attempts(cell, store) + (not user and not changed),
         "job": ranks.slurm_job(),
         "log": os.environ.get("SYNTHMIX_LOG"),
         "host": socket.gethostname(),
@@ -112,7 +120,8 @@ def _earlier_attempts(cell: Cell, store: Store) -> int:
 
 def may_try_again(failure: dict[str, Any]) -> bool:
     """Whether a failed cell is tried again without being asked for."""
-    return bool(failure.get("user_error")) or int(failure.get("attempts", 1)) < MAX_ATTEMPTS
+    again = failure.get("user_error") or int(failure.get("attempts", 1)) < MAX_ATTEMPTS
+    return bool(again) and not failure.get("final")
 
 
 def set_aside(cell: Cell, store: Store) -> None:

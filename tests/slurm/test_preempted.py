@@ -149,7 +149,7 @@ def test_a_cell_that_fails_three_times_stays_failed(site: Site) -> None:
     assert failure["attempts"] == 3 and failure["log"] and Path(failure["log"]).is_file() and failure["job"]
     assert site.log().count("queued again") == 2
     said = site.sweep("tiny", "iterations=0")
-    assert "nothing to submit" in said and "failed too often" in said
+    assert "nothing to submit" in said and "failed for good" in said
     (folder / "items.jsonl").unlink()
     assert "1 cells submitted" in site.sweep("tiny", "iterations=0", "--retry-failed")
     assert set(site.settle().values()) == {"done"}
