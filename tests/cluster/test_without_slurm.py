@@ -86,6 +86,7 @@ def test_a_damaged_record_of_a_submission(in_process: Run, workplace: Path) -> N
     assert status == 2 and "submissions/001/submission.json: not a submission's record" in said
 
 
+@pytest.mark.slow
 def test_a_parent_that_was_deleted(in_process: Run, workplace: Path) -> None:
     """The child says which cell is missing, and a sweep or a run computes it again."""
     in_process("plan", "tiny", "iterations=1", "proportions=[0]")

@@ -75,7 +75,10 @@ def build(name: str) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(
+    scope="module",
+    params=[name if name in ("neox", "llama") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return build(request.param)
 

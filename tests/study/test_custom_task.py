@@ -56,6 +56,7 @@ def cells_of(*changes: str) -> list[Any]:
     return list(make_plan(load_study("tiny", [*SETTINGS, *changes])).cells)
 
 
+@pytest.mark.slow
 def test_a_study_of_a_task_file(in_process: Run, task_file: Path, workplace: Path) -> None:
     status, output = in_process("run", "tiny", "tasks=[tasks/letters.yaml]", *SETTINGS)
     assert status == 0, output

@@ -31,6 +31,7 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_pool_smaller_than_its_share(in_process: Run, workplace: Path) -> None:
     """A random model writes nothing well-formed, so the cap on tries ends its pool."""
     words = ("tiny", "generation.filter=wellformed", "generation.max_tries=1", "iterations=2")
@@ -99,7 +100,7 @@ def test_an_early_warning_halts_or_reduces_the_chain(synthmix: Start, workplace:
 
 
 @pytest.mark.parametrize(
-    "how", ["parquet", *(pytest.param(how, marks=pytest.mark.slow) for how in ("weights", "checkpoint", "log"))]
+    "how", [pytest.param(how, marks=pytest.mark.slow) for how in ("parquet", "weights", "checkpoint", "log")]
 )
 def test_no_disk_space_for_any_file(
     in_process: Run, workplace: Path, monkeypatch: pytest.MonkeyPatch, how: str

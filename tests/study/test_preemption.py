@@ -187,6 +187,7 @@ def test_a_cell_that_fails_three_times_stays_failed(in_process: Run, planned: tu
     assert not {"failure.json", "last_failure.json"} & {p.name for p in store.folder(cell).iterdir()}
 
 
+@pytest.mark.slow
 def test_run_tries_again_what_failed_less_often(in_process: Run, planned: tuple[Plan, Store, Path]) -> None:
     plan, store, _ = planned
     words = ("run", "tiny", "iterations=1", "proportions=[0.5]")

@@ -152,6 +152,7 @@ def test_each_cell_is_completed_once_whoever_is_killed(
     assert work.left() == []
 
 
+@pytest.mark.slow
 def test_cells_that_two_studies_share_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "POLL_S", 0.02)
     work = Work(tmp_path)
