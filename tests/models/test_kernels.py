@@ -202,7 +202,8 @@ def test_compiled_blocks_equal_plain_ones_and_lengths_do_not_recompile(fresh_com
         torch.testing.assert_close(*losses)
         wanted = gradients(plain)
         for name, gradient in gradients(model).items():
-            torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-4, msg=name)
+            largest = wanted[name].abs().max()  # sums in another order differ by the size of their terms
+            assert (gradient - wanted[name]).abs().max() <= 2e-5 * largest, name
         seen.append(counters["stats"]["unique_graphs"])
     assert seen[-1] == seen[1] > 0  # two blocks of five lengths
 
