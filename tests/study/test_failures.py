@@ -123,7 +123,7 @@ def test_no_disk_space_for_any_file(
             patch.setattr(pd.DataFrame, "to_parquet", fail(full))
         elif how == "weights":
             said = "Error while serializing: I/O error: No space left on device (os error 28)"
-            patch.setattr("transformers.modeling_utils.safe_save_file", fail(SafetensorError(said)))
+            patch.setattr("safetensors.torch.save_file", fail(SafetensorError(said)))
         elif how == "checkpoint":
             patch.setattr(torch, "save", fail(full))
         else:
