@@ -70,7 +70,7 @@ def _one(cell: Cell, state: str, place: Place | None, plan: Plan, store: Store, 
         return CellState(cell, state, _running(cell, store, place))
     if state == "failed":
         failure = store.failure(cell) or {}
-        again = "; queued again" if task and task.is_alive else ""
+        again = "; queued again" if place and place.is_alive else ""
         counted = f"attempt {failure['attempts']}: " if failure.get("attempts") else ""
         about = f"{counted}{failure.get('error', '')}{again}"
         log = Path(failure["log"]) if failure.get("log") else None
@@ -78,10 +78,10 @@ def _one(cell: Cell, state: str, place: Place | None, plan: Plan, store: Store, 
     if state in ("blocked", "halted"):
         return CellState(cell, state, _culprit(cell, plan, store, state))
     if state in ("ready", "waiting") and task is not None and place is not None:
-        if task.is_alive:
+        if place.is_alive:
             word = "starts" if task.state in ("RUNNING", "CONFIGURING") else task.reason or task.state.lower()
             return CellState(cell, "queued", f"job {task.name}, {word}")
-        if task.state not in _QUIET:
+        if task.state not in _QUIET and not task.is_alive:
             return CellState(cell, "lost", f"job {task.name} ended: {task.state}", _tail(place.log, log_lines))
     return CellState(cell, state)
 

@@ -29,11 +29,12 @@ from synthmix.study.store import Store
 
 @dataclass
 class Submission:
-    """One sweep."""
+    """One sweep; ``cancelled`` ones have tasks that are ending, at most."""
 
     folder: Path
     study: str
     arrays: list[Array] = field(default_factory=list)
+    cancelled: bool = False
 
     @property
     def jobs(self) -> list[str]:
@@ -45,7 +46,8 @@ class Submission:
         return frozen.read(self.folder / "plan.json").cells
 
     def save(self) -> None:
-        told = {"study": self.study, "arrays": [dataclasses.asdict(array) for array in self.arrays]}
+        arrays = [dataclasses.asdict(array) for array in self.arrays]
+        told = {"study": self.study, "arrays": arrays, "cancelled": self.cancelled}
         write_json(self.folder / "submission.json", told)
 
     def log(self, array: Array, index: int) -> Path:
@@ -61,6 +63,11 @@ class Place:
     array: Array
     index: int
     task: Task | None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its task will still do something for the cell. One that was cancelled saves, and does not come back."""
+        return self.task is not None and self.task.is_alive and not self.submission.cancelled
 
     @property
     def log(self) -> Path:
@@ -86,7 +93,7 @@ def submissions(store: Store, study: str = "*") -> Iterator[Submission]:
         try:
             told: dict[str, Any] = json.loads(path.read_text())
             arrays = [Array(**array) for array in told["arrays"]]
-            yield Submission(path.parent.resolve(), told["study"], arrays)
+            yield Submission(path.parent.resolve(), told["study"], arrays, told.get("cancelled", False))
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{path}: not a submission's record ({type(error).__name__}: {error}); if none of its jobs is queued any "
@@ -105,8 +112,8 @@ def places(found: Iterable[Submission], known: dict[tuple[str, int], Task]) -> d
     for submission in found:
         for array in submission.arrays:
             for index, cell in enumerate(array.cells if array.job is not None else ()):
-                task = known.get((array.job or "", index))
+                place = Place(submission, array, index, known.get((array.job or "", index)))
                 before = latest.get(cell)
-                if before is None or not (before.task and before.task.is_alive) or (task and task.is_alive):
-                    latest[cell] = Place(submission, array, index, task)
+                if before is None or not before.is_alive or place.is_alive:
+                    latest[cell] = place
     return latest

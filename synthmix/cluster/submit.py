@@ -98,7 +98,7 @@ def _alive(store: Store, cells: Set[str]) -> dict[str, Place]:
     """Where cells, given by name, wait or run in the queue; for any study of the store."""
     earlier = list(submissions(store))
     found = places(earlier, queue.tasks(jobs_with(earlier, cells)))
-    return {name: place for name, place in found.items() if place.task is not None and place.task.is_alive}
+    return {name: place for name, place in found.items() if place.is_alive}
 
 
 def _covers(place: Place | None, plan: Plan) -> bool:
@@ -185,9 +185,14 @@ def cancel(study: str, store: Store) -> tuple[list[queue.Task], list[str]]:
     Returns:
         the tasks that were ended, and other studies of the store whose cells waited for them.
     """
-    jobs = [job for one in submissions(store, study) for job in one.jobs]
+    earlier = list(submissions(store, study))
+    jobs = [job for one in earlier for job in one.jobs]
     alive = [task for task in queue.tasks(jobs).values() if task.is_alive]
     ended = sorted({task.job for task in alive}, key=int)
     queue.cancel(ended)
+    for one in earlier:
+        if set(one.jobs) & set(ended):
+            one.cancelled = True
+            one.save()
     others = [one for one in submissions(store) if one.study != study]
     return alive, sorted({one.study for one in others for array in one.arrays if set(array.after) & set(ended)})

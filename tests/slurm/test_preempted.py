@@ -129,9 +129,10 @@ def test_cancel_in_the_middle_saves_and_does_not_come_back(site: Site, in_proces
     _, folder = site.cell()
     wait_for_phase(site, folder, "train")
     assert "1 tasks cancelled" in site.synthmix("cancel", "tiny", *LONG).stdout
-    site.wait_for(lambda: not site.tasks())
-    assert "preempted by SIGTERM in training" in site.log() and "restart" not in site.log()
-    site.sweep("tiny", *LONG)
+    said = site.sweep("tiny", *LONG)  # at once: what is being ended is not queued any more
+    assert "1 cells submitted" in said and "has 1 of the cells" not in said
+    site.wait_for(lambda: "preempted by SIGTERM in training" in site.log())
+    assert "restart" not in site.log()
     assert set(site.settle().values()) == {"done"}
     assert json.loads((folder / "train.json").read_text())["resumed"]
     same(folder, uninterrupted(in_process, site, *LONG))
