@@ -1,6 +1,6 @@
 """What a sweep on SLURM costs beyond its cells: submitting, looking, the time between levels, two tasks at once.
 
-    tests/slurm/cluster.sh start && python experiments/benchmarks/sweep.py [--runs 3]
+    tests/slurm/cluster.sh start && python experiments/benchmarks/sweep.py [--runs 3] [--only between_levels]
 
 Needs a SLURM whose partition ``main`` has two free slots, on this machine. Measured:
 
@@ -46,7 +46,8 @@ evaluation: {diversity_samples: 100}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
-    runs = parser.parse_args().runs
+    parser.add_argument("--only", help="one of the measurements, recorded by itself")
+    runs, only = (options := parser.parse_args()).runs, options.only
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         bench = Bench(Path(folder))
         measured = {
@@ -58,9 +59,11 @@ def main() -> None:
         }
         found = {}
         for name, once in measured.items():
+            if only is not None and name != only:
+                continue
             found[name] = [once(i) for i in range(runs)]
             print(name, found[name], flush=True)
-    write("sweep", found)
+    write("sweep" if only is None else f"sweep-{only}", found)
 
 
 class Bench:

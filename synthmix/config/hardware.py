@@ -26,6 +26,8 @@ def _counts(hardware: HardwareConfig) -> Iterator[str]:
     for key in ("devices", "nodes", "micro_batch"):
         if getattr(hardware, key) < 1:
             yield f"{key} = {getattr(hardware, key)}: expected 1 or more"
+    if hardware.threads is not None and hardware.threads < 1:
+        yield f"threads = {hardware.threads}: expected 1 or more, or null for cores / workers"
 
 
 def _sizes(hardware: HardwareConfig) -> Iterator[str]:

@@ -22,6 +22,7 @@ def test_every_shipped_profile_names_a_command_that_uses_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("threads: 0", "threads = 0: expected 1 or more, or null"),
         ("memory_gib: 0", "memory_gib = 0: expected more than 0, or null where it is unknown"),
         ("host_memory_gib: -1", "host_memory_gib = -1: expected more than 0"),
         ("peak_tflops: 0", "peak_tflops = 0: expected more than 0"),
