@@ -90,7 +90,9 @@ def machine() -> dict[str, Any]:
 def write(name: str, payload: dict[str, Any]) -> Path:
     """Writes ``payload`` with :func:`machine` and the time (UTC) to ``results/<name>.json``; returns its path."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]) if sys.argv[0] else ""
+    # where things lie on this machine tells nobody else anything
+    words = ["PATH" if os.path.isabs(word) else word for word in sys.argv[1:]]
+    command = " ".join(["python", os.path.relpath(sys.argv[0]), *words]) if sys.argv[0] else ""
     head = {"benchmark": name, "command": command, "taken": datetime.now(UTC).isoformat(timespec="seconds")}
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**head, "machine": machine(), **payload}, indent=2) + "\n", encoding="utf-8")
