@@ -15,15 +15,14 @@ from typing import Any
 
 import _scale
 import torch
-from _machine import GIB, Options
+from _generation_sides import BATCH, SAMPLING, Run, generate
+from _machine import GIB, Options  # puts the benchmarks' folder on the path
 
 from synthmix import keys
 from synthmix.generation.engine import Request
-from synthmix.generation.sampling import Sampling
 
-SAMPLING = Sampling(temperature=0.8, top_p=0.9)
-#: Sequences that ``generate`` is given at once, and that our engine holds: the same, and its default.
-BATCH, MORE = 32, 128
+#: Sequences that our engine holds by default, beside the ``BATCH`` that ``generate`` is given at once.
+MORE = 128
 
 
 def run(
@@ -62,13 +61,10 @@ def requests(n: int, vocabulary: int, toy: bool) -> list[Request]:
     ]
 
 
-Write = Callable[[list[Request]], int]
-
-
-def sides(folder: Any, options: Options) -> dict[str, Callable[[], Write]]:
+def sides(folder: Any, options: Options) -> dict[str, Callable[[], Run]]:
     """Each side as a function that loads it and gives what writes; vLLM where it is installed."""
-    found: dict[str, Callable[[], Write]] = {
-        f"generate, batch {BATCH}": lambda: _generate(_load(folder, options)[0]),
+    found: dict[str, Callable[[], Run]] = {
+        f"generate, batch {BATCH}": lambda: generate(_load(folder, options)[0]),
         f"synthmix, batch {BATCH}": lambda: _backend("synthmix", folder, options, BATCH),
         f"synthmix, batch {MORE}": lambda: _backend("synthmix", folder, options, MORE),
         f"transformers, batch {BATCH}": lambda: _backend("transformers", folder, options, BATCH),
@@ -90,7 +86,7 @@ def _load(folder: Any, options: Options) -> Any:
     return model.to("cuda" if gpu else "cpu"), load_tokenizer(folder)
 
 
-def _backend(name: str, folder: Any, options: Options, batch_size: int) -> Write:
+def _backend(name: str, folder: Any, options: Options, batch_size: int) -> Run:
     """The project's writer of that name, as a cell makes it."""
     from synthmix.generation.backends import make_writer
     from synthmix.models.loading import load_tokenizer
@@ -102,29 +98,7 @@ def _backend(name: str, folder: Any, options: Options, batch_size: int) -> Write
     return lambda asked: sum(len(done.token_ids) for done in writer.generate(asked, SAMPLING))
 
 
-def _generate(model: Any) -> Write:
-    """What a script would do: batches in order of arrival, padded on the left, each as long as its longest row."""
-
-    def write(asked: list[Request]) -> int:
-        for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
-            width = max(len(request.prompt_ids) for request in batch)
-            padding = [width - len(request.prompt_ids) for request in batch]
-            rows = [[0] * pad + request.prompt_ids for pad, request in zip(padding, batch, strict=True)]
-            ids = torch.tensor(rows, device=model.device)
-            mask = (torch.arange(width) >= torch.tensor(padding)[:, None]).long().to(model.device)
-            longest = max(request.max_new_tokens for request in batch)
-            output = model.generate(
-                ids, attention_mask=mask, do_sample=True, temperature=SAMPLING.temperature, top_p=SAMPLING.top_p,
-                top_k=0, max_new_tokens=longest, pad_token_id=0,
-            )  # fmt: skip
-            assert output.cpu().shape == (len(batch), width + longest)  # the text is there, on the host
-        return sum(request.max_new_tokens for request in asked)
-
-    return write
-
-
-def measured(make: Callable[[], Write], asked: list[Request], repeats: int, gpu: bool) -> dict[str, Any]:
+def measured(make: Callable[[], Run], asked: list[Request], repeats: int, gpu: bool) -> dict[str, Any]:
     """Seconds of ``repeats`` runs after a short one that does not count, and the peak of GPU memory (GiB)."""
     try:
         write = make()

@@ -11,6 +11,8 @@ from synthmix.config.schema import HardwareConfig
 from synthmix.errors import ConfigError
 
 _ZERO = "deepspeed_stage_"
+#: A variable of Lightning's that names a DeepSpeed configuration.
+_FOREIGN = "PL_DEEPSPEED_CONFIG_PATH"
 
 
 def zero_stage(hardware: HardwareConfig) -> int:
@@ -45,9 +47,14 @@ def check_installed(hardware: HardwareConfig) -> None:
     """Whether this machine has what the strategy needs.
 
     Raises:
-        ConfigError: a package or the folder of ``offload_folder`` is missing; names it and the command that installs it.
+        ConfigError: a package or the folder of ``offload_folder`` is missing, or a configuration of Lightning's would
+            replace the profile; names it and what to do.
     """
     problems = [f"strategy = {hardware.strategy}: needs {missing}" for missing in _missing(hardware)]
+    if zero_stage(hardware) and os.environ.get(
+        _FOREIGN
+    ):  # Lightning would take it instead of the profile's, in silence
+        problems.append(f"${_FOREIGN} = {os.environ[_FOREIGN]}: would replace what the profile says; expected it unset")
     folder = hardware.offload_folder
     if folder is not None and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
         problems.append(f"offload_folder = {folder}: expected a folder of this machine that can be written to")

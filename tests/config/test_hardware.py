@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from synthmix.config import config_names, find_config, load_hardware
+from synthmix.config import HardwareConfig, config_names, find_config, load_hardware
+from synthmix.config.strategies import check_installed
 from synthmix.errors import ConfigError
 
 
@@ -44,3 +45,10 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_hardware(str(tmp_path / "mine.yaml"))
     assert len(caught.value.problems) == 4
+
+
+def test_a_deepspeed_configuration_beside_the_profile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_DEEPSPEED_CONFIG_PATH", "mine.json")
+    with pytest.raises(ConfigError, match=r"\$PL_DEEPSPEED_CONFIG_PATH = mine.json: .* expected it unset"):
+        check_installed(HardwareConfig(strategy="deepspeed_stage_2"))
+    check_installed(HardwareConfig())
