@@ -17,15 +17,12 @@ from transformers import PreTrainedModel
 
 from synthmix.data.batching import IGNORE
 from synthmix.models.kernels import as_mask
+from synthmix.models.slices import slice_rows, softmax_rows
 
 #: Families whose forward is ``head(base(ids))`` and nothing else: no scaling or capping of logits, no auxiliary loss.
 HEAD_ONLY = frozenset(
     {"gpt_neox", "llama", "opt", "gemma", "gemma3_text", "qwen2", "qwen3", "mistral", "olmo2", "smollm3"}
 )
-# Logits in a slice: 128 MB in fp32 on a CPU (products of 667 rows of 50,304 reach nine tenths of the machine's rate or
-# more, 333 rows eight tenths), more where launches cost.
-_SLICE = {"cpu": 2**25}
-_SLICE_ACCELERATOR = 2**27
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -61,14 +58,12 @@ def _loss_and_gradients(
     accurate = torch.promote_types(dtype, torch.float32)
     total = hidden.new_zeros((), dtype=accurate)
     buffer = torch.empty((min(rows, len(targets)), len(weight)), dtype=dtype, device=hidden.device)
-    # softmax may write over what it reads: a row is read before it is written
-    gradient = buffer if dtype == accurate else torch.empty_like(buffer, dtype=accurate)
     for start in range(0, len(targets), rows):
         part, target = states[start : start + rows], targets[start : start + rows, None]
         logits = torch.mm(part, head.t(), out=buffer[: len(part)])
         logits = logits if bias is None else logits.add_(bias)
-        total += _softmax_minus_one_hot(logits, target, gradient[: len(part)])
-        difference = gradient[: len(part)].to(dtype)
+        total += _softmax_minus_one_hot_(logits, target, accurate)
+        difference = logits  # whose place it has taken
         if grad_hidden is not None:
             grad_hidden[start : start + rows] = difference @ head
         if grad_weight is not None and grad_weight.dtype == dtype:
@@ -76,7 +71,7 @@ def _loss_and_gradients(
         elif grad_weight is not None:
             grad_weight += difference.t() @ part
         if grad_bias is not None:
-            grad_bias += gradient[: len(part)].sum(0)
+            grad_bias += difference.sum(0, dtype=accurate)
     grads = (grad_hidden, grad_weight, grad_bias)
     like = (hidden, weight, bias)
     return total, tuple(None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, like, strict=True))
@@ -87,18 +82,26 @@ def _accumulator(like: Tensor) -> Tensor:
     return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _softmax_minus_one_hot(logits: Tensor, target: Tensor, gradient: Tensor) -> Tensor:
-    """Sum of the cross-entropies of the rows; fills ``gradient``, in whose precision everything is computed.
+def _softmax_minus_one_hot_(logits: Tensor, target: Tensor, accurate: torch.dtype) -> Tensor:
+    """Sum of the cross-entropies of the rows; in ``logits``' place it leaves their gradient.
 
-    Softmax is one kernel, and the largest probability of a row is 1 / sum(exp(logits - top)): the rows are read three
-    times and written once, where subtracting, exponentiating and dividing apart take twice as many passes.
+    Everything is computed in the precision ``accurate``. Softmax is one kernel, and the largest probability of a row is
+    1 / sum(exp(logits - top)), so that no pass has to add up the exponentials.
     """
-    top = logits.amax(1, keepdim=True).to(gradient.dtype)
-    chosen = logits.gather(1, target).to(gradient.dtype)
-    torch.softmax(logits, 1, dtype=gradient.dtype, out=gradient)
-    norm = gradient.amax(1, keepdim=True).reciprocal_()
-    gradient.scatter_add_(1, target, torch.full_like(chosen, -1.0))
-    return (norm.log_() + top - chosen).sum()
+    total = logits.new_zeros((), dtype=accurate)
+    rows = softmax_rows(len(logits), logits.device.type)
+    wide = None if logits.dtype == accurate else torch.empty_like(logits[:rows], dtype=accurate)
+    for part, label in zip(logits.split(rows), target.split(rows), strict=True):
+        gradient = part if wide is None else wide[: len(part)]
+        top, chosen = part.amax(1, keepdim=True).to(accurate), part.gather(1, label).to(accurate)
+        # softmax may write over what it reads: a row is read before it is written
+        torch.softmax(part, 1, dtype=accurate, out=gradient)
+        norm = gradient.amax(1, keepdim=True).reciprocal_()
+        gradient.scatter_add_(1, label, torch.full_like(chosen, -1.0))
+        total += (norm.log_() + top - chosen).sum()
+        if wide is not None:
+            part.copy_(gradient)
+    return total
 
 
 def linear_cross_entropy(
@@ -117,7 +120,7 @@ def linear_cross_entropy(
         A scalar, in fp32 for half precision and under autocast.
     """
     if rows is None:
-        rows = max(32, _SLICE.get(hidden.device.type, _SLICE_ACCELERATOR) // len(weight))
+        rows = slice_rows(len(weight), hidden.device.type)
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, rows)
 
 

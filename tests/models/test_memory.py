@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from synthmix.config import HardwareConfig, ModelConfig, TrainingConfig, config_names, load_hardware, load_model
 from synthmix.config.schema import ARCHITECTURES, STRATEGIES
 from synthmix.errors import ConfigError
-from synthmix.models import loss
 from synthmix.models.memory import (
     GIB,
     Dimensions,
@@ -29,7 +28,6 @@ from synthmix.models.memory import (
     sequences_that_fit,
     training_need,
 )
-from synthmix.models.memory.activations import SLICE
 from synthmix.models.memory.states import BUCKET, SUB_GROUP, states
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "scale"
@@ -146,10 +144,6 @@ def test_what_is_not_on_the_device_is_in_the_node() -> None:
     assert found.host == {"weights": 1e9, "optimizer": 6e9, "gradients": 4e9}
     to_disk = states(BILLION, replace(profile, offload_folder="/scratch"))
     assert to_disk.host.keys() == {"buffers"}
-
-
-def test_slices_are_those_of_the_loss() -> None:
-    assert {"cpu": loss._SLICE["cpu"], "gpu": loss._SLICE_ACCELERATOR} == SLICE
 
 
 @pytest.mark.slow

@@ -11,9 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from synthmix.models.memory.dimensions import Dimensions
-
-#: Logits in a slice of the loss; see :mod:`synthmix.models.loss`.
-SLICE = {"cpu": 2**25, "gpu": 2**27}
+from synthmix.models.slices import slice_rows, softmax_rows
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,15 @@ class Loss:
 def sliced_loss(model: Dimensions, tokens: float, numbers: Numbers, device: str) -> Loss:
     """:func:`synthmix.models.loss.linear_cross_entropy`: the gradients are made in forward, and scaled in backward."""
     states, table = tokens * model.width, float(model.table)
-    rows = min(max(32, SLICE[device] // max(1, model.vocabulary)), tokens)
-    slices = rows * model.vocabulary
-    # hidden states of the labels, and the gradient; the head's gradient is summed in fp32
-    forward = 2 * states * numbers.residual + 4 * table
-    if numbers.compute == 4:
-        forward += 4 * slices  # logits, which become their gradient
-    else:
-        # logits, their gradient in fp32, and then either fp32 logits for the softmax or what is multiplied; beside, what
-        # the slice before multiplied, or a product of the head's size before it is summed
-        before = numbers.compute * slices if rows < tokens else 0.0
-        product = numbers.compute * (slices + model.table)
-        forward += slices * (numbers.compute + 4) + max(4 * slices + before, product)
+    rows = int(min(slice_rows(model.vocabulary, device), tokens))
+    # hidden states of the labels, and the gradient; the head's gradient is summed in fp32; logits, which become theirs
+    forward = 2 * states * numbers.residual + 4 * table + numbers.compute * rows * model.vocabulary
+    if numbers.compute != 4:
+        # some of them in fp32 for the softmax, then a product of the head's size that is added up; for either, what a
+        # CPU first converts to fp32, where an accelerator's kernels convert as they go
+        converted = 4 if device == "cpu" else 0
+        softmax = (4 + converted) * softmax_rows(rows, device) * model.vocabulary
+        forward += max(softmax, (numbers.compute + converted) * table)
     if numbers.is_autocast:  # copies of the hidden states and of the head
         forward += numbers.compute * (states + table)
     kept = states * numbers.residual + numbers.weight * table
