@@ -341,7 +341,7 @@ def main() -> None:
         print(f"{result['case']}: {', '.join(figures)} tokens/s; {', '.join(ratios)}; {over:.1f} x the floor")
     if not args.no_write:
         payload = {"threads": torch.get_num_threads(), "sampling": vars(SAMPLING), "cases": results}
-        print(_bench.write("generation", payload))
+        print(_bench.write("-".join(filter(None, ["generation", args.only])), payload))
 
 
 if __name__ == "__main__":

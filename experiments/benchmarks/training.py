@@ -124,13 +124,13 @@ def difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def losses(shape: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The loss of 50 steps, ours and the Trainer's, in fp32."""
-    steps = take_turns(["synthmix", "trainer"], shape, "fp32", settings | {"steps": 50, "tokens": 64})
+def losses(shape: str, tokens: int | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The loss of 50 steps, ours and the Trainer's, in fp32, on documents cut at ``tokens``."""
+    steps = take_turns(["synthmix", "trainer"], shape, "fp32", settings | {"steps": 50, "tokens": tokens})
     found = {side: [step["loss"] for step in taken] for side, taken in steps.items()}
     largest = difference(found["synthmix"], found["trainer"])
     print(f"{shape}: largest difference of the loss over 50 steps {largest:.1e}", flush=True)
-    return {"shape": shape, "document_tokens": 64, "losses": found, "largest_loss_difference": largest}
+    return {"shape": shape, "document_tokens": tokens, "losses": found, "largest_loss_difference": largest}
 
 
 def cells(tokenizer: str, fits: int = 10) -> list[float]:
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", *(["bf16"] if has_bf16() else [])])
     parser.add_argument("--steps", type=int, default=3, help="timed steps a side")
     parser.add_argument("--micro-batch", type=int, default=32, help="examples that our side takes at once")
+    parser.add_argument("--document-tokens", type=int, help="where --parts losses cuts documents; whole by default")
     parser.add_argument("--padded", action="store_true", help="our side pads rows instead of laying them end to end")
     parser.add_argument("--no-write", action="store_true", help="print only")
     arguments = parser.parse_args()
@@ -200,13 +201,14 @@ def main() -> None:
             show(results[-1])
         if not arguments.no_write:
             print(write(f"training-{shape}", {"settings": about, "speed": results}))
-    others: dict[str, Any] = {}
-    if "losses" in arguments.parts:
-        others["losses"] = losses("pythia-14m", settings)
+    for shape in arguments.shapes if "losses" in arguments.parts else []:
+        found = losses(shape, arguments.document_tokens, settings)
+        if not arguments.no_write:
+            print(write(f"training-losses-{shape}", {"settings": about, **found}))
     if "cells" in arguments.parts:
-        others["held_mib_after_each_fit"] = cells(arguments.tokenizer)
-    if others and not arguments.no_write:
-        print(write("training-checks", {"settings": about, **others}))
+        held = cells(arguments.tokenizer)
+        if not arguments.no_write:
+            print(write("training-cells", {"settings": about, "held_mib_after_each_fit": held}))
 
 
 if __name__ == "__main__":

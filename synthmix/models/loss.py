@@ -92,10 +92,10 @@ def _softmax_minus_one_hot_(logits: Tensor, target: Tensor, accurate: torch.dtyp
     rows = softmax_rows(len(logits), logits.device.type)
     wide = None if logits.dtype == accurate else torch.empty_like(logits[:rows], dtype=accurate)
     for part, label in zip(logits.split(rows), target.split(rows), strict=True):
-        gradient = part if wide is None else wide[: len(part)]
+        gradient = part if wide is None else wide[: len(part)].copy_(part)
         top, chosen = part.amax(1, keepdim=True).to(accurate), part.gather(1, label).to(accurate)
         # softmax may write over what it reads: a row is read before it is written
-        torch.softmax(part, 1, dtype=accurate, out=gradient)
+        torch.softmax(gradient, 1, out=gradient)
         norm = gradient.amax(1, keepdim=True).reciprocal_()
         gradient.scatter_add_(1, label, torch.full_like(chosen, -1.0))
         total += (norm.log_() + top - chosen).sum()

@@ -99,10 +99,10 @@ def sliced_loss(model: Dimensions, tokens: float, numbers: Numbers, device: str)
     # hidden states of the labels, and the gradient; the head's gradient is summed in fp32; logits, which become theirs
     forward = 2 * states * numbers.residual + 4 * table + numbers.compute * rows * model.vocabulary
     if numbers.compute != 4:
-        # some of them in fp32 for the softmax, then a product of the head's size that is added up; for either, what a
-        # CPU first converts to fp32, where an accelerator's kernels convert as they go
+        # some of them in fp32 for the softmax; then a product of the head's size, which is added up (a CPU converts it
+        # first, an accelerator's kernel as it goes)
         converted = 4 if device == "cpu" else 0
-        softmax = (4 + converted) * softmax_rows(rows, device) * model.vocabulary
+        softmax = 4 * softmax_rows(rows, device) * model.vocabulary
         forward += max(softmax, (numbers.compute + converted) * table)
     if numbers.is_autocast:  # copies of the hidden states and of the head
         forward += numbers.compute * (states + table)
