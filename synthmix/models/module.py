@@ -22,7 +22,7 @@ from synthmix.errors import CellError
 from synthmix.models.checkpoints import align
 from synthmix.models.kernels import apply_speed
 from synthmix.models.loss import causal_lm_loss
-from synthmix.models.strategies import make_optimizer, numel, restore_precision, shard
+from synthmix.models.strategies import dimensions, make_optimizer, numel, restore_precision, shard
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -35,8 +35,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Trainable parameters for AdamW: matrices decay, biases and norms (one dimension or none) do not."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if dimensions(p) >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if dimensions(p) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -60,8 +60,10 @@ def _find(folder: Path, hardware: HardwareConfig) -> Source:
     told = manifest(checkpoint) if checkpoint.is_dir() else {}
     written = told.get("strategy", "auto or ddp")
     same = written == hardware.strategy if is_sharded(hardware) else not told
-    if zero_stage(hardware) and same:  # its files of weights in bf16 and in fp32 are others
-        same, written = told.get("precision") == hardware.precision, f"{written} in {told.get('precision')}"
+    on_disk = bool(told.get("on_disk"))
+    if zero_stage(hardware) and same:  # its files of weights in bf16 and in fp32 are others, and those on a disk
+        same = told.get("precision") == hardware.precision and on_disk == (hardware.offload_folder is not None)
+        written = f"{written} in {told.get('precision')}{' with offload_folder' if on_disk else ''}"
     if not same:
         raise UserError(
             f"{checkpoint}: was written with strategy {written}, and the profile {hardware.name} has {hardware.strategy} "
@@ -70,6 +72,12 @@ def _find(folder: Path, hardware: HardwareConfig) -> Source:
         )
     if not zero_stage(hardware) or told["world"] == hardware.devices * hardware.nodes:
         return Source(checkpoint, checkpoint)
+    if on_disk:
+        raise UserError(
+            f"{checkpoint}: was written by {told['world']} ranks with offload_folder, and the profile {hardware.name} has "
+            f"{hardware.devices * hardware.nodes}; DeepSpeed converts no checkpoints from a disk: expected "
+            f"{told['world']} devices, or remove {checkpoint.parent} to train from the start"
+        )
     from synthmix.models.zero import to_universal
 
     target = checkpoint.with_name(CONVERTED)

@@ -46,8 +46,14 @@ def make_strategy(hardware: HardwareConfig, universal: bool = False) -> Strategy
         from synthmix.models.fsdp import FSDP2Strategy
 
         strategy = FSDP2Strategy(hardware)
-    strategy.facts = {"strategy": hardware.strategy, "precision": hardware.precision}
+    strategy.facts = facts(hardware)
     return strategy
+
+
+def facts(hardware: HardwareConfig) -> dict[str, Any]:
+    """What a checkpoint folder says of the profile that wrote it; one with other facts cannot load it."""
+    told = {"strategy": hardware.strategy, "precision": hardware.precision}
+    return told | ({"on_disk": True} if hardware.offload_folder is not None else {})
 
 
 def model_factory(source: ModelConfig | Path | str, hardware: HardwareConfig) -> Callable[[], PreTrainedModel]:
@@ -141,3 +147,8 @@ def is_zero(parameter: Tensor) -> bool:
 def numel(parameter: Tensor) -> int:
     """Elements of a parameter, over all ranks."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def dimensions(parameter: Tensor) -> int:
+    """Of the whole parameter; ZeRO-3 leaves an empty vector in its place."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))

@@ -35,6 +35,7 @@ from synthmix.config.strategies import zero_stage
 from synthmix.errors import ConfigError
 from synthmix.models.sealed import SealedCheckpoints
 from synthmix.models.stored import stored_weights
+from synthmix.models.zero_disk import own_folder, restore
 
 if TYPE_CHECKING:
     from synthmix.models.module import CausalLMModule
@@ -65,7 +66,7 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
             offload_parameters=hardware.offload == "all",
             offload_optimizer_device=target,
             offload_params_device=target,
-            nvme_path=folder or "",
+            nvme_path=str(own_folder(Path(folder))) if folder is not None else "",
             pin_memory=gpu,
             sub_group_size=_SUB_GROUP,
             allgather_bucket_size=_BUCKET[hardware.accelerator],
@@ -81,7 +82,7 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
             self.config["data_types"] = {"grad_accum_dtype": "fp32"}
         if universal:
             self.config["checkpoint"] = {"load_universal": True}
-        self._on_gpu = gpu
+        self._on_gpu, self._on_disk = gpu, folder is not None
 
     # -- the environment ----------------------------------------------------------------------------------------------
 
@@ -126,6 +127,21 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
             yield
         finally:
             del told
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        adam = self.deepspeed_engine.optimizer.optimizer
+        decays = [group["weight_decay"] for group in adam.param_groups]
+        told: dict[str, Any] = super().load_checkpoint(checkpoint_path, weights_only)
+        # From a converted checkpoint ZeRO-3 gives all groups the settings of the first (biases and norms would decay), and
+        # all states one and the same counter of steps (each group's step would count for all).
+        for group, decay in zip(adam.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        for state in adam.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+        if self._on_disk:
+            restore(self.deepspeed_engine, Path(checkpoint_path) / "checkpoint")
+        return told
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return {}  # the engine saves it

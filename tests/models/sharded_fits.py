@@ -151,7 +151,7 @@ def load(strategy: str, model: Path, folder: Path, options: dict[str, Any]) -> d
 
 def train(phase: str, strategy: str, model: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     hardware = HardwareConfig(devices=ranks.here().world, strategy=strategy, micro_batch=MICRO, **options)
-    training = TrainingConfig(batch_size=BATCH, epochs=2, gradient_clip=0.5)
+    training = TrainingConfig(batch_size=BATCH, epochs=2, gradient_clip=0.5, weight_decay=0.1)
     record, poison = Record(), Poison()
     also = {"stop": [Stop()], "poison": [poison]}.get(phase, [])
     told: dict[str, Any] = {}

@@ -5,7 +5,6 @@ The fits run in processes of their own (sharded_fits.py), many in one start: two
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 
 from synthmix.config.schema import HardwareConfig
 from synthmix.config.strategies import check_installed, is_sharded, strategy_problems, zero_stage
@@ -28,22 +27,11 @@ from synthmix.models.resuming import find_source
 from synthmix.models.sealed import seal
 from synthmix.models.strategies import make_optimizer, make_strategy
 
+from .sharded_runs import job, neox, start, tied_llama, told, weights
+
 ZERO = ("deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
 SHARDED = (*ZERO, "fsdp2")
 ALL = ("ddp", *SHARDED)
-SMALL = {"vocab_size": 67, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-def neox(**changes: int) -> GPTNeoXForCausalLM:
-    torch.manual_seed(0)
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL | changes))
-
-
-def tied_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=1, tie_word_embeddings=True))
-
-
 # -- what a profile may ask for ---------------------------------------------------------------------------------------
 
 
@@ -183,27 +171,6 @@ def test_on_the_device_the_optimizer_is_torchs() -> None:
 # -- fits among ranks -------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, jobs: list[dict[str, Any]], processes: int, **environment: str) -> None:
-    """Runs ``jobs`` on so many ranks; a job's folder is one in ``folder``."""
-    for job in jobs:
-        job |= {"folder": str(folder / job["name"]), "model": str(folder / job.get("model", "neox"))}
-        job.setdefault("options", {})
-        Path(job["folder"]).mkdir(exist_ok=True)
-    plan = folder / f"plan{processes}.json"
-    plan.write_text(json.dumps(jobs))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(Path(__file__).with_name("sharded_fits.py"))]
-    own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-    # memory that is freed is given back, so that what a fit holds can be seen
-    own |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run([*command, str(plan)], env=own | environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
-def job(phase: str, strategy: str, name: str, **more: Any) -> dict[str, Any]:
-    return {"phase": phase, "strategy": strategy, "name": f"{name}-{strategy}", **more}
-
-
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one folder a fit: whole-*, cut-* (stopped, resumed), less-* and more-* (by other ranks), bad-*, ..."""
@@ -238,15 +205,6 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(job("load", strategy, "large", model="large") for strategy in SHARDED[2:]),
     ], 2)  # fmt: skip
     return folder
-
-
-def told(folder: Path, phase: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((folder / f"{phase}.json").read_text())
-    return found
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "weights/model.safetensors")
 
 
 def assert_near(one: Path, other: Path, distance: float) -> None:
@@ -366,6 +324,8 @@ def test_no_rank_holds_the_whole_model_while_it_is_loaded(fits: Path, strategy: 
     [
         ({"strategy": "deepspeed_stage_2", "precision": "32-true"}, {"strategy": "deepspeed_stage_3"}, "deepspeed_stage_2"),
         ({"strategy": "deepspeed_stage_2", "precision": "32-true"}, {}, "deepspeed_stage_2"),
+        ({"strategy": "deepspeed_stage_3", "precision": "32-true", "on_disk": True},
+         {"strategy": "deepspeed_stage_3"}, "deepspeed_stage_3 in 32-true with offload_folder"),
         ({"strategy": "deepspeed_stage_2", "precision": "32-true"},
          {"strategy": "deepspeed_stage_2", "precision": "bf16-mixed"}, "deepspeed_stage_2 in 32-true"),
         (None, {"strategy": "fsdp2"}, "auto or ddp"),
