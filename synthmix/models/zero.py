@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,13 +61,14 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
         _check_disk(hardware)
         folder, gpu = hardware.offload_folder, hardware.accelerator == "gpu"
         target = "cpu" if folder is None else "nvme"
+        self._disk = None if folder is None else own_folder(Path(folder))
         super().__init__(
             stage=zero_stage(hardware),
             offload_optimizer=hardware.offload != "none",
             offload_parameters=hardware.offload == "all",
             offload_optimizer_device=target,
             offload_params_device=target,
-            nvme_path=str(own_folder(Path(folder))) if folder is not None else "",
+            nvme_path=str(self._disk or ""),
             pin_memory=gpu,
             sub_group_size=_SUB_GROUP,
             allgather_bucket_size=_BUCKET[hardware.accelerator],
@@ -82,7 +84,7 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
             self.config["data_types"] = {"grad_accum_dtype": "fp32"}
         if universal:
             self.config["checkpoint"] = {"load_universal": True}
-        self._on_gpu, self._on_disk = gpu, folder is not None
+        self._on_gpu = gpu
 
     # -- the environment ----------------------------------------------------------------------------------------------
 
@@ -139,9 +141,14 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
         for state in adam.state.values():
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].clone()
-        if self._on_disk:
+        if self._disk is not None:
             restore(self.deepspeed_engine, Path(checkpoint_path) / "checkpoint")
         return told
+
+    def teardown(self) -> None:
+        super().teardown()
+        if self._disk is not None:
+            shutil.rmtree(self._disk, ignore_errors=True)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return {}  # the engine saves it

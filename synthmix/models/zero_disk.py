@@ -27,7 +27,7 @@ _held: list[IO[str]] = []
 
 
 def own_folder(parent: Path) -> Path:
-    """A new folder in ``parent``, gone when this process ends; cells on one machine would overwrite each other's files.
+    """A new folder in ``parent``, gone when this process ends at the latest; cells on one machine would overwrite each other's files.
 
     What processes that were killed have left in ``parent`` is removed.
     """

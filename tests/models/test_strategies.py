@@ -193,6 +193,7 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(job("load", strategy, "still", options=half) for strategy in SHARDED),
         *(job("whole", strategy, "host", options={"offload": "optimizer"}) for strategy in ZERO[1:]),
         job("whole", "deepspeed_stage_3", "allhost", options={"offload": "all"}),
+        *(job(phase, "deepspeed_stage_3", "cuthost", options={"offload": "all"}) for phase in ("stop", "go-on")),
     ], 2)  # fmt: skip
     start(folder, [
         job("whole", "auto", "whole"),
@@ -234,13 +235,15 @@ def test_every_strategy_takes_the_steps_of_one_process(fits: Path, strategy: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", SHARDED)
-def test_a_resumed_fit_ends_with_the_same_bits(fits: Path, strategy: str) -> None:
-    resumed = told(fits / f"cut-{strategy}", "go-on")
+@pytest.mark.parametrize(
+    ("name", "through"), [*((f"cut-{s}", f"whole-{s}") for s in SHARDED), (f"cuthost-{ZERO[2]}", f"allhost-{ZERO[2]}")]
+)
+def test_a_resumed_fit_ends_with_the_same_bits(fits: Path, name: str, through: str) -> None:
+    resumed = told(fits / name, "go-on")
     assert all(rank["resumed"].endswith("last.ckpt") and len(rank["losses"]) == 4 for rank in resumed)
-    ours, whole = weights(fits / f"cut-{strategy}"), weights(fits / f"whole-{strategy}")
-    assert all(torch.equal(ours[name], whole[name]) for name in whole)
-    assert not list((fits / f"cut-{strategy}/checkpoints").glob(".*"))
+    ours, whole = weights(fits / name), weights(fits / through)
+    assert all(torch.equal(ours[key], whole[key]) for key in whole)
+    assert not list((fits / f"{name}/checkpoints").glob(".*"))
 
 
 @pytest.mark.slow
@@ -295,6 +298,18 @@ def test_in_bf16_the_optimizer_keeps_fp32(fits: Path, strategy: str) -> None:
 def test_what_is_offloaded_steps_likewise(fits: Path, name: str) -> None:
     (alone,) = told(fits / "whole-auto", "whole")
     rank = told(fits / name, "whole")[0]
+    assert rank["losses"] == pytest.approx(alone["losses"], rel=1e-6)
+    assert rank["norms"] == pytest.approx(alone["norms"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("SYNTHMIX_TEST_COMPILE"), reason="compiles for minutes: SYNTHMIX_TEST_COMPILE=1")
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_stage_2", "deepspeed_stage_3", "fsdp2"])
+def test_compiled_blocks_step_likewise(fits: Path, tmp_path: Path, strategy: str) -> None:
+    neox().save_pretrained(tmp_path / "neox")
+    start(tmp_path, [job("whole", strategy, "compiled", options={"compile": True, "padding_free": True})], 2)
+    (alone,) = told(fits / "whole-auto", "whole")
+    rank = told(tmp_path / f"compiled-{strategy}", "whole")[0]
     assert rank["losses"] == pytest.approx(alone["losses"], rel=1e-6)
     assert rank["norms"] == pytest.approx(alone["norms"], rel=1e-5)
 
