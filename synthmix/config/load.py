@@ -296,7 +296,8 @@ def _check_numbers(tree: DictConfig) -> Iterator[str]:
     profiles = config_names("hardware")
     for key, name in (("hardware", tree.hardware), *((f"hardware_of.{m}", p) for m, p in tree.hardware_of.items())):
         if name not in profiles:
-            yield f"{key}: {unknown('hardware profile', name, profiles)}"
+            own = "One of your own is a file ./configs/hardware/NAME.yaml, given by its name."
+            yield f"{key}: {unknown('hardware profile', name, profiles)} {own}"
     for model in tree.hardware_of:
         if model not in config_names("model"):
             yield f"hardware_of: {unknown('model', str(model), config_names('model'))}"

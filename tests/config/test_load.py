@@ -86,7 +86,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ("data=4", r"data = 4: expected keys below it"),
         ("grids=[{tsks: [gsm8k]}]", r"grids\[0\].tsks .*Did you mean 'tasks'"),
         ("iterations", r"'iterations': expected key=value"),
-        ("hardware=tpu", r"hardware: unknown hardware profile 'tpu'"),
+        ("hardware=tpu", r"hardware: unknown hardware profile 'tpu'.*a file ./configs/hardware/NAME.yaml"),
         ("name=a/b", r"name = 'a/b': expected letters, digits"),
         ("name=${x}", r"name = '\$\{x\}': expected a plain value"),
         ("training.betas=[0.9]", r"training.betas = \[0.9\]: expected two numbers from 0 to less than 1"),
