@@ -27,9 +27,9 @@ _held: list[IO[str]] = []
 
 
 def own_folder(parent: Path) -> Path:
-    """A new folder in ``parent``, gone when this process ends at the latest; cells on one machine would overwrite each other's files.
+    """A new folder in ``parent``, gone when this process ends at the latest.
 
-    What processes that were killed have left in ``parent`` is removed.
+    In one folder the cells of a machine would overwrite each other's files. What processes that were killed have left in ``parent`` is removed.
     """
     for left in parent.glob(f"{_PREFIX}*"):
         _remove_abandoned(left)
