@@ -125,20 +125,20 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool
     return False
 
 
-def lines_of(root: Path, name: str) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in root.glob(f"cells/*/{name}"))
-
-
-def kill_and_compare(synthmix: Start, in_process: Run, workplace: Path, phases: tuple[str, ...]) -> None:
+def kill_and_compare(synthmix: Start, in_process: Run, workplace: Path, watch: Any, phases: tuple[str, ...]) -> None:
     """A study that is killed once in each of ``phases``, against one that is left alone."""
     settings = ("store.keep=all", "iterations=1", "proportions=[0.5]")
     assert in_process("run", "tiny", "store.root=whole", *settings)[0] == 0
     root = workplace / "torn"
     words = ("run", "tiny", "store.root=torn", "wandb.mode=offline", *settings)
+
+    def lines_of(name: str) -> int:
+        return sum(watch.lines(path) for path in root.glob(f"cells/*/{name}"))
+
     known: dict[str, Callable[[], bool]] = {
         "train": lambda: any(root.glob("cells/*/checkpoints/*.ckpt")),
-        "evaluate": lambda: lines_of(root, "items.jsonl") >= 5,
-        "generate": lambda: lines_of(root, "synthetic.jsonl") >= 7,
+        "evaluate": lambda: lines_of("items.jsonl") >= 5,
+        "generate": lambda: lines_of("synthetic.jsonl") >= 7,
     }
     moments = [known[phase] for phase in phases]
     killed = 0
@@ -162,13 +162,13 @@ def kill_and_compare(synthmix: Start, in_process: Run, workplace: Path, phases: 
 
 
 @pytest.mark.slow
-def test_a_kill_while_generating_changes_nothing(synthmix: Start, in_process: Run, workplace: Path) -> None:
-    kill_and_compare(synthmix, in_process, workplace, ("generate",))
+def test_a_kill_while_generating_changes_nothing(synthmix: Start, in_process: Run, workplace: Path, watch: Any) -> None:
+    kill_and_compare(synthmix, in_process, workplace, watch, ("generate",))
 
 
 @pytest.mark.slow
-def test_kills_in_every_phase_change_nothing(synthmix: Start, in_process: Run, workplace: Path) -> None:
-    kill_and_compare(synthmix, in_process, workplace, ("train", "evaluate", "generate"))
+def test_kills_in_every_phase_change_nothing(synthmix: Start, in_process: Run, workplace: Path, watch: Any) -> None:
+    kill_and_compare(synthmix, in_process, workplace, watch, ("train", "evaluate", "generate"))
 
 
 @pytest.mark.slow

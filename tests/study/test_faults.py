@@ -577,13 +577,9 @@ def rank_processes(agent: int) -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 @pytest.mark.slow
 def test_a_rank_that_is_killed_takes_the_others_with_it(
-    in_process: Run, two: Path, monkeypatch: pytest.MonkeyPatch
+    in_process: Run, two: Path, monkeypatch: pytest.MonkeyPatch, watch: Any
 ) -> None:
     """While rank 0 exports alone, in evaluation, and rank 0 in generation: all end, and the next start goes on."""
     words = (*TWO, "data.test_examples=301", "evaluation.diversity_samples=800")
@@ -593,10 +589,7 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(
 
     def killed(ready: Callable[[], bool], rank: int) -> None:
         agent = start_ranks(plan)
-        deadline = time.monotonic() + 150
-        while not ready():
-            assert agent.poll() is None and time.monotonic() < deadline, agent.communicate()[0]
-            time.sleep(0.01)
+        watch.wait_for(agent, ready)
         pids = rank_processes(agent.pid)
         started = time.monotonic()
         os.kill(pids[rank], signal.SIGKILL)
@@ -609,10 +602,10 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(
         patch.setenv("FAULT", "export")
         killed(lambda: (two / "fault").exists(), rank=1)
     assert not (folder / "model").exists() and newest_checkpoint(folder) is not None
-    killed(lambda: lines(folder / "items.jsonl") >= 40, rank=1)
+    killed(lambda: watch.lines(folder / "items.jsonl") >= 40, rank=1)
     assert (folder / "model/config.json").exists() and not list(folder.glob(".model.*"))
-    scored = lines(folder / "items.jsonl")
-    killed(lambda: lines(folder / "synthetic.jsonl") >= 100, rank=0)
+    scored = watch.lines(folder / "items.jsonl")
+    killed(lambda: watch.lines(folder / "synthetic.jsonl") >= 100, rank=0)
     assert 40 <= scored and (folder / "items.parquet").exists()
     agent = start_ranks(plan)
     said, _ = agent.communicate(timeout=200)

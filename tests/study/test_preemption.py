@@ -34,26 +34,6 @@ def cell_folder(root: Path) -> Path:
     return folder
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    """Until ``ready``; the process must still be at work then."""
-    deadline = time.monotonic() + 100
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.003)
-
-
-def phase(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "progress.json").read_text())["phase"])
-    except (OSError, ValueError):
-        return ""
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 def numbers(folder: Path) -> dict[str, Any]:
     """What a cell found out, without times."""
     samples = [json.loads(line) for line in (folder / "synthetic.jsonl").read_text().splitlines()]
@@ -69,7 +49,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_cell_preempted_in_every_phase_equals_one_that_was_not(
-    in_process: Run, synthmix: Start, workplace: Path
+    in_process: Run, synthmix: Start, workplace: Path, watch: Any
 ) -> None:
     whole, torn = workplace / "whole", workplace / "torn"
     assert in_process("run", "tiny", "store.root=whole", *WORDS)[0] == 0
@@ -78,13 +58,17 @@ def test_a_cell_preempted_in_every_phase_equals_one_that_was_not(
     folder = torn / "cells" / name
     usr1, term = signal.SIGUSR1, signal.SIGTERM
     moments: list[tuple[Callable[[], bool], str, signal.Signals]] = [
-        (lambda: phase(folder) == "train" and lines(folder / "metrics.jsonl") > 0, "training at step ", term),
-        (lambda: lines(folder / "items.jsonl") >= 40, "evaluation of test at ", usr1),
-        (lambda: lines(folder / "synthetic.jsonl") >= 20, "generation at ", term),
+        (
+            lambda: watch.phase(folder) == "train" and watch.lines(folder / "metrics.jsonl") > 0,
+            "training at step ",
+            term,
+        ),
+        (lambda: watch.lines(folder / "items.jsonl") >= 40, "evaluation of test at ", usr1),
+        (lambda: watch.lines(folder / "synthetic.jsonl") >= 20, "generation at ", term),
     ]
     for ready, where, number in moments:
         process = synthmix("cell", str(torn / "studies/tiny/plan.json"), "--index", "0")
-        wait_for(process, ready)
+        watch.wait_for(process, ready)
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 2, said
@@ -102,11 +86,11 @@ def test_a_cell_preempted_in_every_phase_equals_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_terminated_saves(synthmix: Start, in_process: Run, workplace: Path) -> None:
+def test_a_worker_that_is_terminated_saves(synthmix: Start, in_process: Run, workplace: Path, watch: Any) -> None:
     words = ("tiny", "training.epochs=400", "iterations=0")
     assert in_process("plan", *words)[0] == 0
     process = synthmix("work", "runs/studies/tiny/plan.json")
-    wait_for(process, lambda: bool(list(workplace.glob("runs/cells/*/metrics.jsonl"))))
+    watch.wait_for(process, lambda: bool(list(workplace.glob("runs/cells/*/metrics.jsonl"))))
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and "preempted by SIGTERM in training at step " in said
@@ -116,7 +100,7 @@ def test_a_worker_that_is_terminated_saves(synthmix: Start, in_process: Run, wor
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_its_own_cell_s_alone(in_process: Run, workplace: Path) -> None:
+def test_a_checkpoint_is_its_own_cell_s_alone(in_process: Run, workplace: Path, watch: Any) -> None:
     """A cell is stopped in training; of the two cells that are run then, it alone goes on from a checkpoint."""
     words = ("tiny", "iterations=0", "seeds=[0,1]", "training.epochs=15")
     assert in_process("plan", *words)[0] == 0
@@ -124,7 +108,7 @@ def test_a_checkpoint_is_its_own_cell_s_alone(in_process: Run, workplace: Path) 
     folder = workplace / "runs/cells" / name
 
     def stop() -> None:
-        while not lines(folder / "metrics.jsonl"):
+        while not watch.lines(folder / "metrics.jsonl"):
             time.sleep(0.003)
         os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -248,12 +232,14 @@ def test_a_list_of_cells(in_process: Run, planned: tuple[Plan, Store, Path], wor
 
 
 @pytest.mark.slow
-def test_two_processes_want_one_cell(synthmix: Start, planned: tuple[Plan, Store, Path], workplace: Path) -> None:
+def test_two_processes_want_one_cell(
+    synthmix: Start, planned: tuple[Plan, Store, Path], workplace: Path, watch: Any
+) -> None:
     """With --wait the second one finds it done; without, it says who is in the way."""
     plan, store, path = planned
     folder = store.folder(plan.cells[0])
     first = synthmix("cell", str(path), "--index", "0")
-    wait_for(first, lambda: bool(list(folder.glob("lease.*"))))
+    watch.wait_for(first, lambda: bool(list(folder.glob("lease.*"))))
     second = synthmix("cell", str(path), "--index", "0", "--wait")
     child = synthmix("cell", str(path), "--index", "1", "--wait")
     said = [process.communicate(timeout=120)[0] for process in (first, second, child)]

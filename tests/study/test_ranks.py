@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,20 +93,8 @@ def rank_process(agent: int, rank: int) -> int:
     raise AssertionError(f"no rank {rank}")
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 150
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.003)
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 @pytest.mark.slow
-def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path) -> None:
+def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path, watch: Any) -> None:
     """Rank 1 is killed in training, all are preempted in training and in evaluation, only rank 1 hears it in generation."""
     words = (
         *WORDS,
@@ -123,25 +110,24 @@ def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path) -> None
 
     def stopped(ready: Callable[[], bool], number: signal.Signals, only: int | None = None) -> str:
         process = start_ranks(plan)
-        wait_for(process, ready)
+        watch.wait_for(process, ready)
         for rank in (0, 1) if only is None else (only,):
             os.kill(rank_process(process.pid, rank), number)
         said, _ = process.communicate(timeout=60)
         assert process.returncode != 0 and not (folder / "result.json").exists()
         return said
 
-    stopped(lambda: lines(folder / "metrics.jsonl") > 0, signal.SIGKILL, only=1)
+    stopped(lambda: watch.lines(folder / "metrics.jsonl") > 0, signal.SIGKILL, only=1)
     failure = folder / "failure.json"
     if failure.exists():  # rank 0 saw its connection close before it was ended, too
         assert json.loads(failure.read_text())["attempts"] == 1
-    seen = lines(folder / "metrics.jsonl")
-    said = stopped(lambda: lines(folder / "metrics.jsonl") > seen, signal.SIGUSR1)
+    seen = watch.lines(folder / "metrics.jsonl")
+    said = stopped(lambda: watch.lines(folder / "metrics.jsonl") > seen, signal.SIGUSR1)
     assert f"{name}: preempted by SIGUSR1 in training at step " in said, said
     assert (folder / "checkpoints/last.ckpt").exists() and not failure.exists() and not list(folder.glob("lease.*"))
-    said = stopped(lambda: lines(folder / "items.jsonl") >= 40, signal.SIGTERM)
+    said = stopped(lambda: watch.lines(folder / "items.jsonl") >= 40, signal.SIGTERM)
     assert f"{name}: preempted by SIGTERM in evaluation of test at " in said, said
-    said = stopped(lambda: (folder / "progress.json").exists() and "generate" in (folder / "progress.json").read_text(),
-                   signal.SIGUSR1, only=1)  # fmt: skip
+    said = stopped(lambda: watch.phase(folder) == "generate", signal.SIGUSR1, only=1)
     assert f"{name}: preempted by SIGUSR1 in generation at " in said, said
     process = start_ranks(plan)
     said, _ = process.communicate(timeout=200)
@@ -151,7 +137,7 @@ def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_cell_under_zero_3_is_killed_preempted_and_done(in_process: Run, two: Path) -> None:
+def test_a_cell_under_zero_3_is_killed_preempted_and_done(in_process: Run, two: Path, watch: Any) -> None:
     """It goes on from checkpoints that are folders, and ends with DDP's weights, which no rank had in one piece."""
     (two / "configs/hardware/zero.yaml").write_text(
         "devices: 2\nstrategy: deepspeed_stage_3\nmicro_batch: 8\nthreads: 1\n"
@@ -164,8 +150,8 @@ def test_a_cell_under_zero_3_is_killed_preempted_and_done(in_process: Run, two: 
     metrics, checkpoint = folder / "metrics.jsonl", folder / "checkpoints/last.ckpt"
 
     def stopped(number: signal.Signals, *ranks: int) -> str:
-        process, seen = start_ranks(plan), lines(metrics)
-        wait_for(process, lambda: checkpoint.is_dir() and lines(metrics) > seen)
+        process, seen = start_ranks(plan), watch.lines(metrics)
+        watch.wait_for(process, lambda: checkpoint.is_dir() and watch.lines(metrics) > seen)
         for rank in ranks:
             os.kill(rank_process(process.pid, rank), number)
         said, _ = process.communicate(timeout=60)
