@@ -25,6 +25,10 @@ HEAD_ONLY = frozenset(
 )
 
 
+#: A probability below this one is too close to what fp32 cannot hold to take its logarithm.
+_SMALLEST = 1e-30
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int) -> Tensor:
@@ -60,9 +64,11 @@ def _loss_and_gradients(
     buffer = torch.empty((min(rows, len(targets)), len(weight)), dtype=dtype, device=hidden.device)
     for start in range(0, len(targets), rows):
         part, target = states[start : start + rows], targets[start : start + rows, None]
-        logits = torch.mm(part, head.t(), out=buffer[: len(part)])
-        logits = logits if bias is None else logits.add_(bias)
-        total += _softmax_minus_one_hot_(logits, target, accurate)
+        logits = _logits(part, head, bias, buffer[: len(part)])
+        losses = _softmax_minus_one_hot_(logits, target, accurate)
+        if logits.device.type == "cpu" and not losses.isfinite():  # a label's probability has vanished
+            losses = F.cross_entropy(_logits(part, head, bias).to(accurate), target[:, 0], reduction="sum")
+        total += losses
         difference = logits  # whose place it has taken
         if grad_hidden is not None:
             grad_hidden[start : start + rows] = difference @ head
@@ -77,6 +83,11 @@ def _loss_and_gradients(
     return total, tuple(None if g is None or t is None else g.to(t.dtype) for g, t in zip(grads, like, strict=True))
 
 
+def _logits(states: Tensor, head: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    logits = torch.mm(states, head.t(), out=out)
+    return logits if bias is None else logits.add_(bias)
+
+
 def _accumulator(like: Tensor) -> Tensor:
     """Zeros to sum a gradient in: thousands of slices would drown in bf16."""
     return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
@@ -85,23 +96,34 @@ def _accumulator(like: Tensor) -> Tensor:
 def _softmax_minus_one_hot_(logits: Tensor, target: Tensor, accurate: torch.dtype) -> Tensor:
     """Sum of the cross-entropies of the rows; in ``logits``' place it leaves their gradient.
 
-    Everything is computed in the precision ``accurate``. Softmax is one kernel, and the largest probability of a row is
-    1 / sum(exp(logits - top)), so that no pass has to add up the exponentials.
+    Everything is computed in the precision ``accurate``. On a CPU, where passes over the logits cost, the sum is infinite
+    if the probability of a label is too small to be told; see :func:`_sum_of_losses_`.
     """
     total = logits.new_zeros((), dtype=accurate)
     rows = softmax_rows(len(logits), logits.device.type)
     wide = None if logits.dtype == accurate else torch.empty_like(logits[:rows], dtype=accurate)
     for part, label in zip(logits.split(rows), target.split(rows), strict=True):
         gradient = part if wide is None else wide[: len(part)].copy_(part)
-        top, chosen = part.amax(1, keepdim=True).to(accurate), part.gather(1, label).to(accurate)
-        # softmax may write over what it reads: a row is read before it is written
-        torch.softmax(gradient, 1, out=gradient)
-        norm = gradient.amax(1, keepdim=True).reciprocal_()
-        gradient.scatter_add_(1, label, torch.full_like(chosen, -1.0))
-        total += (norm.log_() + top - chosen).sum()
+        total += _sum_of_losses_(gradient, part, label)
+        gradient.scatter_add_(1, label, gradient.new_full(label.shape, -1.0))
         if wide is not None:
             part.copy_(gradient)
     return total
+
+
+def _sum_of_losses_(gradient: Tensor, logits: Tensor, label: Tensor) -> Tensor:
+    """Sum of the cross-entropies of the rows; ``gradient``, the logits in full precision, becomes their softmax.
+
+    On a CPU the label's probability says it, which saves two passes over the rows where it has not vanished. An
+    accelerator would have to be asked whether it has; there it is the largest one, 1 / sum(exp(logits - top)).
+    """
+    # softmax may write over what it reads: a row is read before it is written
+    if gradient.device.type == "cpu":
+        likely = torch.softmax(gradient, 1, out=gradient).gather(1, label)
+        return -likely.masked_fill_(likely < _SMALLEST, 0.0).log_().sum()
+    top, chosen = logits.amax(1, keepdim=True).to(gradient), logits.gather(1, label).to(gradient)
+    norm = torch.softmax(gradient, 1, out=gradient).amax(1, keepdim=True).reciprocal_()
+    return (norm.log_() + top - chosen).sum()
 
 
 def linear_cross_entropy(

@@ -29,7 +29,7 @@ from synthmix.config.schema import HardwareConfig
 from synthmix.data.batching import IGNORE, flatten, pad
 from synthmix.data.encoding import Encoded
 from synthmix.models.kernels import PADDING_FREE, apply_speed
-from synthmix.models.loss import causal_lm_loss, is_head_only, linear_cross_entropy
+from synthmix.models.loss import _sum_of_losses_, causal_lm_loss, is_head_only, linear_cross_entropy
 
 SMALL = {"vocab_size": 67, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 GEMMA = {**SMALL, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0}
@@ -148,6 +148,41 @@ def test_extreme_logits_stay_finite() -> None:
     loss.backward()
     assert loss.item() == pytest.approx(1e4)
     assert hidden.grad.tolist() == [[1.0, -1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_labels_too_unlikely_to_be_told(dtype: torch.dtype) -> None:
+    """Losses about the 69 nats below which a probability is taken as it is, in slices with and without such a label."""
+    losses = torch.tensor([1.0, 5.0, 68.0, 70.0, 86.0, 89.0, 104.0, 2.0, 3.0])
+    hidden = losses[:, None].to(dtype).requires_grad_()
+    weight = torch.tensor([[1.0], [0.0]], dtype=dtype)
+    bias = torch.tensor([0.5, 0.5])
+    targets = torch.ones(len(losses), dtype=torch.int64)
+    for rows in (1, 2, 4, 32):
+        found = linear_cross_entropy(hidden, weight, targets, bias, rows=rows)
+        assert found.item() == pytest.approx(
+            F.softplus(losses).sum().item(), rel=1e-6 if dtype == torch.float32 else 3e-3
+        )
+        (gradient,) = torch.autograd.grad(found, hidden)
+        torch.testing.assert_close(gradient[:, 0].float(), torch.sigmoid(losses), atol=4e-3, rtol=0)
+    assert linear_cross_entropy(hidden * float("nan"), weight, targets).isnan()
+
+
+def test_an_accelerator_s_sum_of_losses_equals_a_cpu_s() -> None:
+    """A meta tensor has no values, so a subclass says that it lies elsewhere."""
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device("cuda")
+
+    torch.manual_seed(0)
+    logits, label = torch.randn(7, 50) * 3, torch.randint(50, (7, 1))
+    ours, theirs = logits.clone(), logits.clone()
+    there = _sum_of_losses_(theirs.as_subclass(Elsewhere), logits.clone(), label)
+    torch.testing.assert_close(_sum_of_losses_(ours, logits, label), there.as_subclass(torch.Tensor))
+    assert torch.equal(ours, theirs)
+    assert there.item() == pytest.approx(F.cross_entropy(logits, label[:, 0], reduction="sum").item(), rel=1e-6)
 
 
 def test_half_precision_sums_in_single() -> None:
