@@ -27,9 +27,15 @@ INFERENCE_DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
 def load_model(
-    source: ModelConfig | Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: ModelConfig | Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
 ) -> PreTrainedModel:
-    """A causal LM, in eval mode on ``device``, its weights in ``dtype``.
+    """A causal LM, in eval mode, its weights in ``dtype``.
+
+    Args:
+        source: what to load.
+        dtype: of the weights.
+        device: where to; by default they stay where they were read to: in the host's memory, or, where ZeRO-3 shares
+            them out as they are read, on the device that it gathers them on.
 
     Raises:
         UserError: if it is not there; says what was looked for, and what to do.
@@ -38,7 +44,7 @@ def load_model(
     try:
         with without_bars():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
-        return model.to(device)  # type: ignore[arg-type]
+        return model if device is None else model.to(device)  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise _missing(source, error) from error
 

@@ -89,6 +89,7 @@ class CausalLMModule(L.LightningModule):
         self.clock: Callable[[], float] = lambda: 0.0
         #: Read by Lightning's ThroughputMonitor after each micro-batch.
         self.flops_per_batch = 0.0
+        self._buffers_given: dict[str, Tensor] = {}
         self._sum: Tensor | None = None
         self._grad_norm: Tensor | None = None
         self._ids: list[str] = []
@@ -103,6 +104,7 @@ class CausalLMModule(L.LightningModule):
             enable({"use_reentrant": False})
         apply_speed(self.causal_lm, self.hardware)
         shard(self.causal_lm, self.hardware)
+        self._buffers_given = {name: b.clone() for name, b in self.causal_lm.named_buffers() if b.is_floating_point()}
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -115,6 +117,11 @@ class CausalLMModule(L.LightningModule):
         # from_pretrained leaves models in eval mode, in which Lightning would train them without dropout.
         self.causal_lm.train()
         restore_precision(self.causal_lm, self.hardware)
+        for name, given in self._buffers_given.items():
+            # bf16-true has rounded the frequencies of rotary positions, which no exported model has in bf16
+            owner, _, own = name.rpartition(".")
+            buffers = self.causal_lm.get_submodule(owner)._buffers
+            buffers[own] = given.to(cast(Tensor, buffers[own]).device)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the batch's mean loss, times what Lightning and DDP will divide by."""

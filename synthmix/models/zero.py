@@ -147,6 +147,8 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
 
     def teardown(self) -> None:
         super().teardown()
+        engine, self.model = self.model, self.lightning_module
+        _take_apart(engine)
         if self._disk is not None:
             shutil.rmtree(self._disk, ignore_errors=True)
 
@@ -178,6 +180,26 @@ class ZeroStrategy(SealedCheckpoints, DeepSpeedStrategy):
         return output
 
 
+def _take_apart(engine: Any) -> None:
+    """Frees what an engine holds of the weights and the optimizer; nothing if there is none yet.
+
+    Its hooks on gradients close cycles through C++, which Python cannot collect, and a list of modules in DeepSpeed is
+    never emptied: without this, all of it would stay beside the evaluation for as long as the process lives.
+    """
+    from deepspeed import DeepSpeedEngine
+    from deepspeed.runtime.zero import parameter_offload
+
+    if not isinstance(engine, DeepSpeedEngine):
+        return
+    engine.destroy()
+    parameter_offload.FWD_MODULE_STACK.clear()
+    vars(engine.optimizer).clear()
+    for parameter in engine.module.parameters():
+        if hasattr(parameter, "ds_tensor"):  # of ZeRO-3, whoever still has a view of it; small weights are there whole
+            parameter.ds_tensor.untyped_storage().resize_(0)
+            parameter.data = parameter.data.new_empty(0)
+
+
 def prepare_import(accelerator: str) -> None:
     """What DeepSpeed reads when it is imported: on the CPU it neither looks for a GPU nor compiles a faster gloo."""
     if accelerator == "gpu":
@@ -203,7 +225,7 @@ def cpu_adam() -> Callable[..., Optimizer] | None:
 
     try:
         CPUAdamBuilder().load()
-    except Exception as error:  # no compiler, no ninja, no CUDA toolkit, a full disk
+    except Exception as error:  # no compiler, no ninja, a full disk
         log.warning("DeepSpeedCPUAdam cannot be compiled (%s); torch's AdamW is used, somewhat slower", _first(error))
         return None
     adam: Callable[..., Optimizer] = DeepSpeedCPUAdam

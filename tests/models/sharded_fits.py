@@ -5,12 +5,14 @@
 PLAN is a JSON list of fits, done one after the other: ``phase``, ``strategy``, ``folder``, ``model`` (a folder), and
 ``options`` (keys of a HardwareConfig). Phases: ``whole`` trains without a break; ``stop`` breaks off in the middle of
 step 7; ``go-on`` resumes what it finds; ``poison`` has the last rank's gradient become infinite at step 3 and looks at the
-weights after; ``load`` trains one step and tells the memory that making the model took. What each rank saw is written
+weights after; ``load`` trains one step, and tells the memory that making the model took, whether the
+model was moved meanwhile, and what is left behind. What each rank saw is written
 to FOLDER/PHASE.json.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -24,6 +26,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from transformers import PreTrainedModel
 
 from synthmix import ranks
 from synthmix.config.schema import HardwareConfig, TrainingConfig
@@ -33,6 +36,7 @@ from synthmix.keys import generator, permutation
 from synthmix.models.module import CausalLMModule, NonFiniteLoss
 from synthmix.models.strategies import model_factory, whole
 from synthmix.models.training import fit
+from synthmix.study.out_of_memory import release_memory
 
 #: 33 examples in batches of 8 leave one for the last, which fills one micro-batch of four.
 EXAMPLES, BATCH, MICRO = 33, 8, 2
@@ -124,6 +128,7 @@ class Memory:
         finally:
             done.set()
             watcher.join()
+            self.peak = max(self.peak, anonymous())
 
 
 def anonymous() -> int:
@@ -132,12 +137,31 @@ def anonymous() -> int:
     return int(line.split()[1]) * 1024
 
 
+def tensors() -> int:
+    """Bytes behind all tensors that Python knows of."""
+    found = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter) and o.device.type != "meta"]
+    return sum({storage.data_ptr(): storage.nbytes() for o in found if (storage := o.untyped_storage())}.values())
+
+
 def load(strategy: str, model: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     memory, configure = Memory(), CausalLMModule.configure_model
+    held, moved = tensors(), False
 
     def watched(module: CausalLMModule) -> None:
-        with memory.watched():
-            configure(module)
+        nonlocal moved
+        to = PreTrainedModel.to
+
+        def seen(model: PreTrainedModel, *args: Any, **options: Any) -> PreTrainedModel:
+            nonlocal moved
+            moved = True
+            return to(model, *args, **options)
+
+        PreTrainedModel.to = seen  # type: ignore[method-assign]
+        try:
+            with memory.watched():
+                configure(module)
+        finally:
+            PreTrainedModel.to = to  # type: ignore[method-assign]
 
     hardware = HardwareConfig(devices=ranks.here().world, strategy=strategy, micro_batch=MICRO, **options)
     training = TrainingConfig(batch_size=BATCH, max_steps=1)
@@ -146,7 +170,8 @@ def load(strategy: str, model: Path, folder: Path, options: dict[str, Any]) -> d
         fit(model_factory(model, hardware), examples(), training, hardware, folder, 0.0, weights=folder / "weights")
     finally:
         CausalLMModule.configure_model = configure  # type: ignore[method-assign]
-    return {"bytes": memory.peak - memory.before}
+    release_memory()
+    return {"bytes": memory.peak - memory.before, "moved": moved, "left": tensors() - held}
 
 
 def train(phase: str, strategy: str, model: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:

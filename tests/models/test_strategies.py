@@ -294,6 +294,16 @@ def test_in_bf16_the_optimizer_keeps_fp32(fits: Path, strategy: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", SHARDED)
+def test_a_fit_leaves_the_devices_memory_to_what_comes_after(fits: Path, strategy: str) -> None:
+    """Evaluation has room for a model of its own beside nothing; and what ZeRO-3 has put on a device is not moved away."""
+    size = sum(weight.numel() for weight in load_file(fits / "neox/model.safetensors").values())
+    for rank in told(fits / f"still-{strategy}", "load"):
+        assert rank["left"] < 0.1 * size, "bytes: less than a tenth of one for each weight"
+        assert not rank["moved"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["host-deepspeed_stage_2", "host-deepspeed_stage_3", "allhost-deepspeed_stage_3"])
 def test_what_is_offloaded_steps_likewise(fits: Path, name: str) -> None:
     (alone,) = told(fits / "whole-auto", "whole")
