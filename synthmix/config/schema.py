@@ -289,4 +289,6 @@ class StudyConfig:
     store: StoreConfig = _key(StoreConfig, "", identity=False)
     hardware: str = _key("cpu", "profile: a file under configs/hardware", identity=False)
     hardware_of: dict[str, str] = _key(dict, "profile of a model, where it is not hardware", identity=False)
-    workers: int = _key(1, "cells run at once on this machine", "processes", identity=False)
+    workers: int = _key(
+        1, "cells run at once on this machine; on GPUs each has one, in turns", "processes", identity=False
+    )

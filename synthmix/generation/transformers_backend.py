@@ -152,6 +152,9 @@ class TransformersWriter:
         prompt = max(len(draft.request.prompt_ids) for draft in drafts)
         rows = min(self.batch_size, len(drafts))
         sizes = ContinuousBatchingConfig(max_requests_per_batch=rows, max_batch_tokens=max(BATCH_TOKENS, rows))
+        sizes.auto_switch_to_flash = self.model.dtype in (torch.bfloat16, torch.float16)  # all that its kernels take
+        # transformers' own where logits are processed, which it does not know of yet
+        sizes.max_memory_percent = 0.8
         if self.backbone.device.type == "cpu":  # where the loop would take 60 % of all memory
             pages = -(-(prompt + longest) // sizes.page_size) + 1
             sizes.num_blocks = math.ceil(rows * pages / (1 - RESERVE))

@@ -29,8 +29,14 @@ _WHAT: dict[str, str] = {
     "evaluate": "evaluation with {} sequences at once",
     "generate": "generation with {} sequences at once",
 }
-#: Words of libraries for memory that is not to be had, beside those that Lightning knows.
-_WORDS = ("CUBLAS_STATUS_ALLOC_FAILED", "Cannot allocate memory", "not enough memory", "std::bad_alloc")
+#: Words of libraries for memory that is not to be had, in small letters, beside those that Lightning knows.
+_WORDS = (
+    "cublas_status_alloc_failed",
+    "cannot allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+    "out of memory",
+)
 #: Characters of a library's message that are passed on: CUDA's goes on for a page.
 _SAID = 200
 
@@ -54,7 +60,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if not isinstance(error, RuntimeError) or not error.args or not isinstance(error.args[0], str):
         return False
-    return is_oom_error(error) or any(word in error.args[0] for word in _WORDS)
+    said = error.args[0].lower()  # NCCL's is of "Cuda"
+    return is_oom_error(error) or any(word in said for word in _WORDS)
 
 
 class BatchSizes:

@@ -34,6 +34,17 @@ def threads_per_worker(plan: Plan) -> int:
     return max(threads, default=0) or max(1, cores() // plan.config.workers)
 
 
+def worker_devices(plan: Plan) -> list[dict[str, str]]:
+    """Each worker's ``CUDA_VISIBLE_DEVICES``, where cells run on GPUs: each has one, in turns; else they would share one."""
+    if all(profile.accelerator != "gpu" for profile in plan.hardware.values()):
+        return [{}] * plan.config.workers
+    import torch
+
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
+    return [{"CUDA_VISIBLE_DEVICES": names[i % len(names)]} if names else {} for i in range(plan.config.workers)]
+
+
 def run_workers(plan: Plan, store: Store, command: Sequence[str], console: Console) -> int:
     """Starts ``workers`` processes of ``command`` and shows their lines and bars until they end.
 
@@ -46,7 +57,8 @@ def run_workers(plan: Plan, store: Store, command: Sequence[str], console: Conso
     }
     log = store.study_folder(plan.config.name) / "workers.log"
     with log.open("a", encoding="utf-8") as errors:
-        processes = [_start(command, environment, errors) for _ in range(plan.config.workers)]
+        devices = worker_devices(plan)
+        processes = [_start(command, environment | devices[i], errors) for i in range(plan.config.workers)]
         try:
             _Display(plan, store, console).show(processes)
         except KeyboardInterrupt:

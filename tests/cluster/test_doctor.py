@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 
 from synthmix.cli import main
 from synthmix.cluster.doctor import examine_sandbox, examine_wandb
-from synthmix.cluster.doctor.devices import cuda_build, cuda_compiler, examine_devices, machine_memory
+from synthmix.cluster.doctor.devices import cuda_build, examine_devices, machine_memory
 from synthmix.cluster.doctor.finding import Finding
 from synthmix.cluster.doctor.folders import examine_store, file_system_lacks
 from synthmix.cluster.doctor.slurm import examine_slurm
@@ -82,11 +83,12 @@ def test_deepspeed_and_its_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     there = importlib.util.find_spec("deepspeed") is not None
     found = [one for one in examine_devices(profile, SMALL) if one.what.startswith("DeepSpeed")]
     assert found[0].state == ("OK" if there else "MISSING")
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    assert cuda_compiler() is None
-    (tmp_path / "bin/nvcc").touch(mode=0o755)
-    assert cuda_compiler() == str(tmp_path / "bin/nvcc")
+    if there:
+        (tmp_path / "g++").touch(mode=0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        found = examine_devices(replace(profile, accelerator="gpu"), SMALL)
+        (compiles,) = [one.what for one in found if "compiles" in one.what]
+        assert compiles.endswith("lacks ninja"), "not nvcc: it is compiled for the host"
 
 
 def test_a_container_has_a_python_of_its_own() -> None:

@@ -156,19 +156,11 @@ def _deepspeed(profile: HardwareConfig) -> Iterator[Finding]:
     yield ok(f"DeepSpeed {version}")
     if profile.offload == "none":
         return
-    # Adam on the CPU is compiled when it is first used, against the CUDA that torch was built for.
+    # Adam on the CPU is compiled when it is first used; without CUDA, also beside a GPU.
     lacks = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
-    if profile.accelerator == "gpu" and cuda_compiler() is None:
-        lacks.append("nvcc (set CUDA_HOME, or load the site's CUDA module)")
     if not lacks:
         yield ok("DeepSpeed: what compiles its optimizer is there")
         return
     said = f"DeepSpeed: offloading compiles its optimizer and lacks {', '.join(lacks)}"
     modules = ", ".join(profile.slurm.modules)
     yield unknown(f"{said}; jobs load {modules}") if modules else missing(said)
-
-
-def cuda_compiler() -> str | None:
-    """nvcc below ``CUDA_HOME``, or on PATH."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return shutil.which("nvcc", path=str(Path(home) / "bin")) if home else shutil.which("nvcc")
