@@ -18,8 +18,10 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import _bench  # noqa: E402
 
-#: Dense bf16 peak of a device (TFLOP/s; NVIDIA's data sheets, SXM), by what its name contains.
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
+#: Dense bf16 peak of a device (TFLOP/s; NVIDIA's data sheets), by what its name contains; the first that fits.
+PEAK_TFLOPS = {
+    "H200 NVL": 835.0, "H200": 989.0, "H100 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "A100-": 312.0,
+}  # fmt: skip
 GIB = 1024**3
 
 
@@ -62,15 +64,30 @@ def options_of(given: argparse.Namespace, part: str) -> Options:
 
 @lru_cache
 def gpus() -> list[dict[str, Any]]:
-    """Name, memory (GiB) and driver of each GPU, asked of nvidia-smi: torch would take some of the memory to answer."""
+    """Name, memory (GiB) and driver of each GPU that this process may use, asked of nvidia-smi: torch would take some of
+    the memory to answer."""
     keys_ = "name,memory.total,driver_version"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         asked = ["nvidia-smi", f"--query-gpu={keys_}", "--format=csv,noheader,nounits"]
+        asked += ["-i", visible] if visible else []
         lines = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return []
     rows = [[word.strip() for word in line.split(",")] for line in lines if line.strip()]
     return [{"name": name, "memory_gib": float(mib) / 1024, "driver": driver} for name, mib, driver in rows]
+
+
+def host_gib() -> float:
+    """GiB of the host's memory that this process may still take: what is available, and what its control group leaves."""
+    (line,) = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")]
+    available = int(line.split()[1]) / 1024**2
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, now = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return available
+    return available if most == "max" else min(available, (int(most) - int(now)) / GIB)
 
 
 def machine() -> dict[str, Any]:

@@ -215,7 +215,11 @@ def _outcome(folder: Path, status: int | None) -> dict[str, Any]:
     if status == 0 and (folder / "out.json").is_file():
         found: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
         return found
-    last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+    log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    # nobody here kills a fit before its time is over; the second is torchrun's word for a rank
+    if status == -signal.SIGKILL or (status and f"(exitcode: {-signal.SIGKILL:d})" in log):
+        return {"error": "OutOfMemory: killed, as the system does where the host's memory is gone"}
+    last = log.splitlines()[-15:]
     return {"error": "\n".join([f"ended with status {status}" if status is not None else "took too long", *last])}
 
 

@@ -31,6 +31,7 @@ from synthmix.data.encoding import Encoded
 from synthmix.models.loading import load_model
 from synthmix.models.strategies import model_factory, whole
 from synthmix.models.training import fit
+from synthmix.study.out_of_memory import is_out_of_memory
 
 GIB = 1024**3
 
@@ -179,7 +180,8 @@ def main() -> None:
         except interrupts.Preempted as stopped:
             figures = {"stopped": str(stopped)}
     except BaseException as error:
-        words = f"{type(error).__name__}: {str(error).strip()[:600]}"
+        kind = "OutOfMemory" if is_out_of_memory(error) else type(error).__name__
+        words = f"{kind}: {str(error).strip()[:600]}"
         out.with_name(f"{out.name}.error{place.rank}").write_text(words, encoding="utf-8")
         traceback.print_exc()
         sys.stderr.flush()

@@ -95,12 +95,22 @@ def _fits(
         if options.left < 30:
             return figures
         hardware = hardware_of(model, options, changes)
-        outcome = _scale.run_fit(common | {"hardware": hardware}, options)
+        refused = host_refusal(model, hardware, options)
+        outcome = {"error": refused} if refused else _scale.run_fit(common | {"hardware": hardware}, options)
         figures["variants"][name] = _judged(outcome, model, options, figures["variants"].get(next(iter(variants))))
         say(name, figures["variants"][name])
         save(figures)
     failed = [name for name in variants if not settled(figures["variants"].get(name))]
     return figures | ({"error": f"failed: {', '.join(failed)}"} if failed else {"complete": True})
+
+
+def host_refusal(model: ModelConfig, keys: Mapping[str, Any], options: Options) -> str | None:
+    """Why a fit that offloads is not started; a host whose memory is gone ends processes without a word."""
+    need = training_need(dimensions_of(model), HardwareConfig(**keys), _scale.longest(), options.batch).host_total / GIB
+    has = _machine.host_gib()
+    if need <= has:
+        return None
+    return f"OutOfMemory: offloading would take about {need:.0f} GiB of the host's memory, of which {has:.0f} are left"
 
 
 def settled(row: dict[str, Any] | None) -> bool:

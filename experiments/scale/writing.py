@@ -44,7 +44,10 @@ def run(
             continue
         if options.left < 60:
             return figures
-        figures["sides"][name] = measured(make, asked, 1 if toy else 3, gpu)
+        # vLLM's memory is that of a process of its own
+        figures["sides"][name] = measured(
+            make, asked, 1 if toy else 3, gpu, has_peak=gpu and not name.startswith("vllm")
+        )
         print(f"  {name}: {said(figures['sides'][name])}", flush=True)
         save(figures)
     return compared(figures)
@@ -98,7 +101,7 @@ def _backend(name: str, folder: Any, options: Options, batch_size: int) -> Run:
     return lambda asked: sum(len(done.token_ids) for done in writer.generate(asked, SAMPLING))
 
 
-def measured(make: Callable[[], Run], asked: list[Request], repeats: int, gpu: bool) -> dict[str, Any]:
+def measured(make: Callable[[], Run], asked: list[Request], repeats: int, gpu: bool, has_peak: bool) -> dict[str, Any]:
     """Seconds of ``repeats`` runs after a short one that does not count, and the peak of GPU memory (GiB)."""
     try:
         write = make()
@@ -119,7 +122,7 @@ def measured(make: Callable[[], Run], asked: list[Request], repeats: int, gpu: b
             torch.cuda.empty_cache()
     if written != sum(request.max_new_tokens for request in asked):
         return {"error": f"AssertionError: wrote {written} tokens"}
-    peak = {"peak_gib": torch.cuda.max_memory_allocated() / GIB} if gpu else {}
+    peak = {"peak_gib": torch.cuda.max_memory_allocated() / GIB} if has_peak else {}
     return {"seconds": seconds, "tokens_per_s": written / median(seconds), **peak}
 
 

@@ -119,6 +119,44 @@ def test_what_is_measured_again(scale: Any) -> None:
     assert not settled({"error": "RuntimeError: CUDA error"}) and not settled(None)
 
 
+def test_a_fit_that_the_host_cannot_hold_is_not_started(
+    scale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 0 < scale._machine.host_gib() < 1e5
+    on_gpu = replace(options(scale, tmp_path, "zero"), toy=False, accelerator="gpu", devices=1, batch=32)
+    model, keys = scale._scale.described("6.9b", False), {"accelerator": "gpu", "strategy": "deepspeed_stage_3"}
+    monkeypatch.setattr(scale._machine, "host_gib", lambda: 60.0)
+    assert scale.training.host_refusal(model, keys, on_gpu) is None, "nothing is offloaded"
+    said = scale.training.host_refusal(model, keys | {"offload": "optimizer"}, on_gpu)
+    assert said.endswith("GiB of the host's memory, of which 60 are left") and scale.training.settled({"error": said})
+    monkeypatch.setattr(scale._machine, "host_gib", lambda: 600.0)
+    assert scale.training.host_refusal(model, keys | {"offload": "optimizer"}, on_gpu) is None
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "OutOfMemory: killed"),
+        ("print('failed (exitcode: -9) local_rank: 0'); raise SystemExit(1)", "OutOfMemory: killed"),
+        ("print('odd'); raise SystemExit(3)", "ended with status 3\nodd"),
+        ("import time; time.sleep(60)", "took too long"),
+    ],
+)
+def test_how_a_fit_ended(scale: Any, tmp_path: Path, script: str, expected: str) -> None:
+    status = scale._scale._wait([sys.executable, "-c", script], tmp_path / "log.txt", 5.0, 1)
+    assert scale._scale._outcome(tmp_path, status)["error"].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [("NVIDIA H200", 989.0), ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA H100 NVL", 835.0),
+     ("NVIDIA A100-SXM4-40GB", 312.0), ("NVIDIA RTX A1000", None), ("NVIDIA L4", None)],
+)  # fmt: skip
+def test_the_peak_of_a_device(scale: Any, monkeypatch: pytest.MonkeyPatch, name: str, tflops: float | None) -> None:
+    monkeypatch.setattr(scale._machine, "gpus", lambda: [{"name": name}])
+    assert scale._machine.peak_tflops() == tflops
+
+
 # -- the script -------------------------------------------------------------------------------------------------------
 
 
