@@ -50,7 +50,8 @@ class Lease:
             try:
                 self._lost = self.path.read_bytes() != self._content
             except FileNotFoundError:
-                self._lost = self.path.parent.is_dir()
+                # a folder that was away may have come back between the two looks, and the lease with it
+                self._lost = self.path.parent.is_dir() and not self.path.exists()
             except OSError:  # not known, then
                 pass
         return self._lost

@@ -111,6 +111,26 @@ def test_a_holder_that_was_taken_for_dead_finds_out(tmp_path: Path, monkeypatch:
     second.release()
 
 
+def test_a_folder_that_comes_back_while_it_is_looked_for_does_not_lose_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = lease.acquire(tmp_path / "cell")
+    assert held is not None
+    away, is_dir = tmp_path / "away", Path.is_dir
+    (tmp_path / "cell").rename(away)
+
+    def comes_back(path: Path) -> bool:
+        if is_dir(away):
+            away.rename(tmp_path / "cell")
+        return is_dir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", comes_back)
+        assert not held.lost()
+    assert not held.lost() and names(tmp_path / "cell") == ["lease.0"]
+    held.release()
+
+
 def test_a_lease_is_lost_even_if_its_number_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = hold_elsewhere(tmp_path)
     with monkeypatch.context() as patch:

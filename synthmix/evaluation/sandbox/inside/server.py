@@ -189,10 +189,10 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     server = Server(setup)
-    _prepare()
-    out.write('"ready"\n')
-    out.flush()
     try:
+        _prepare()
+        out.write('"ready"\n')
+        out.flush()
         # Nothing that a program can see keeps what is read: no name in this frame, no buffer of sys.stdin
         for job in map(json.loads, os.fdopen(os.dup(0))):
             out.write(json.dumps(server.judge(job)) + "\n")
