@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# No deadline, which a machine that is shared does not keep, and the same examples every time.
+settings.register_profile(
+    "shared", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared")
 # Read when torch is loaded: waiting threads that spin starve the other test processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")

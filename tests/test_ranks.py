@@ -64,14 +64,14 @@ SCRIPT = """
 import datetime, sys, time
 import torch.distributed
 from synthmix import ranks
-ranks.STEP_TIMEOUT = datetime.timedelta(seconds=3)
+ranks.STEP_TIMEOUT = datetime.timedelta(seconds=10)
 print("ready", flush=True)
 sys.stdin.readline()
 place = ranks.find_place(2)
 ranks.join(place, "cpu")
 assert ranks.here() == place
 if place.rank == 0:
-    time.sleep(4)  # a word is waited for longer than a step
+    time.sleep(11)  # a word is waited for longer than a step
 word = ranks.broadcast({"of": "rank 0"} if place.rank == 0 else None)
 found = ranks.gather(("rank", place.rank))
 assert ranks.highest(10 - place.rank) == 10
@@ -81,7 +81,7 @@ if place.rank == 0:
     try:
         ranks.highest(1)  # rank 1 stands still
     except RuntimeError as error:
-        print("waited for" if "3000ms" in str(error) else error, flush=True)
+        print("waited for" if "10000ms" in str(error) else error, flush=True)
 if place.rank == 1:
     sys.stdin.readline()
     ranks.leave()

@@ -20,7 +20,7 @@ from synthmix.config import WandbConfig
 
 #: What a cell may wait for W&B in these tests, seconds: the run is written (under half a second on an idle machine), not
 #: sent. Waiting for the service would take ``TIMEOUT``.
-BOUND, TIMEOUT = 10.0, 60.0
+BOUND, TIMEOUT = 30.0, 60.0
 DEAD = "http://127.0.0.1:9"
 
 
@@ -64,7 +64,7 @@ def processes_in(place: str) -> list[int]:
     return found
 
 
-def gone(place: str, seconds: float = 5.0) -> bool:
+def gone(place: str, seconds: float = 20.0) -> bool:
     deadline = time.monotonic() + seconds
     while processes_in(place) and time.monotonic() < deadline:
         time.sleep(0.05)

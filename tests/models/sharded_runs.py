@@ -39,7 +39,7 @@ def start(folder: Path, jobs: list[dict[str, Any]], processes: int, **environmen
     own = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
     # memory that is freed is given back, so that what a fit holds can be seen
     own |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run([*command, str(plan)], env=own | environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*command, str(plan)], env=own | environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 

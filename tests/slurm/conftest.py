@@ -48,7 +48,7 @@ def cluster() -> Iterator[None]:
     if up and not re.search(r"^ClusterName\s*= synthmix-test$", config.stdout, re.MULTILINE):
         pytest.skip("this machine belongs to a SLURM that is not the test cluster")
     if not up:
-        subprocess.run([HERE / "cluster.sh", "start"], check=True, timeout=300)
+        subprocess.run([HERE / "cluster.sh", "start"], check=True, timeout=900)
     yield
     if not up:
         subprocess.run([HERE / "cluster.sh", "stop"], check=True, timeout=120)
@@ -92,7 +92,7 @@ class Site:
         return [task for task in queue.tasks(jobs).values() if task.is_alive]
 
     @staticmethod
-    def wait_for(found: Callable[[], object], timeout_s: float = 60.0) -> None:
+    def wait_for(found: Callable[[], object], timeout_s: float = 300.0) -> None:
         """Looks until ``found`` is true."""
         started = time.monotonic()
         while not found():
@@ -100,7 +100,7 @@ class Site:
                 raise TimeoutError(f"not within {timeout_s:g} s; queued:\n{queue.command(['squeue', '--array'])}")
             time.sleep(0.1)
 
-    def settle(self, study: str = "tiny", timeout_s: float = 240.0) -> dict[str, str]:
+    def settle(self, study: str = "tiny", timeout_s: float = 900.0) -> dict[str, str]:
         """Waits until nothing of the study is queued or running; the states by cell."""
         self.wait_for(
             lambda: not any(one.state in ("running", "queued") for one in self.states(study)) and not self.tasks(),

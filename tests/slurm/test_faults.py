@@ -35,14 +35,14 @@ def test_a_task_that_is_killed_takes_the_others_with_it(site: Site) -> None:
     words = ("tiny", "iterations=0", "training.epochs=300")
     site.sweep(*words)
     _, folder = site.cell()
-    site.wait_for((folder / "checkpoints/last.ckpt").exists, 120)
+    site.wait_for((folder / "checkpoints/last.ckpt").exists)
     pids = ranks_of(folder)
     assert set(pids) == {0, 1}
     os.kill(pids[1], signal.SIGKILL)
     started = time.monotonic()
-    site.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids.values()), 60)
+    site.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids.values()))
     assert time.monotonic() - started < 60
-    site.wait_for(lambda: lease.holder(folder) is None or (folder / "result.json").exists(), 60)
+    site.wait_for(lambda: lease.holder(folder) is None or (folder / "result.json").exists())
     states = site.settle()
     if set(states.values()) != {"done"}:  # rank 0 was ended before it could queue the job again
         site.sweep(*words)

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Ends a process and those that it started: torchrun's ranks, a sweep's workers."""
+    started: list[str] = []
+    with suppress(FileNotFoundError):
+        started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    for pid in started:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    process.wait()
 
 
 class Watch:
@@ -31,13 +46,17 @@ class Watch:
             return ""
 
     @staticmethod
-    def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool], within_s: float = 150) -> None:
+    def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool], within_s: float = 600) -> None:
         """Until ``ready``; the process must still be at work then."""
         deadline = time.monotonic() + within_s
-        while not ready():
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, f"not within {within_s:g} s"
-            time.sleep(0.003)
+        try:
+            while not ready():
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < deadline, f"not within {within_s:g} s"
+                time.sleep(0.003)
+        except BaseException:  # else it goes on beside the tests that follow
+            kill(process)
+            raise
 
 
 @pytest.fixture

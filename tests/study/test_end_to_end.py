@@ -38,7 +38,7 @@ MODEL = {
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 
@@ -115,7 +115,7 @@ def test_what_a_study_leaves_and_a_rerun_that_does_nothing(in_process: Run, work
 
 def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
     """Kills a process and its children, without warning, once ``ready``; False if it ended before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while process.poll() is None and time.monotonic() < deadline:
         if ready():
             os.killpg(process.pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str]]
 
 def output_of(process: subprocess.Popen[str]) -> str:
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
     return output
@@ -66,7 +66,7 @@ def test_no_disk_space(in_process: Run, workplace: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c(synthmix: Start, workplace: Path) -> None:
     process = synthmix("run", "tiny", "training.epochs=2000", "iterations=0")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(workplace.glob("runs/cells/*/mixture.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1.5)
@@ -139,11 +139,12 @@ def test_no_disk_space_for_any_file(
 def test_a_worker_whose_starter_was_killed_leaves_no_failure(workplace: Path, synthmix: Start) -> None:
     """Only the parent is killed: its workers find nobody to report to, stop, and record nothing as failed."""
     process = synthmix("run", "tiny", "workers=2", "training.epochs=400", "seeds=[0,1]")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(workplace.glob("runs/cells/*/mixture.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.wait()
+    deadline = time.monotonic() + 120
     while list(workplace.glob("runs/cells/*/lease.*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not list(workplace.glob("runs/cells/*/lease.*")), "a worker still holds its cell"

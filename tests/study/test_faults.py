@@ -159,6 +159,7 @@ def test_training_that_diverges(in_process: Run, small: Path, monkeypatch: pytes
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
                       "to allocate 4000 bytes. Error code 12 (Cannot allocate memory)"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'"), True),
         (MemoryError(), True),
         (OSError(12, "Cannot allocate memory"), True),
         (OSError(28, "No space left on device"), False),
@@ -593,8 +594,9 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(
         pids = rank_processes(agent.pid)
         started = time.monotonic()
         os.kill(pids[rank], signal.SIGKILL)
-        agent.communicate(timeout=60)
-        assert time.monotonic() - started < 60 and agent.returncode != 0
+        agent.communicate(timeout=180)
+        # of that, torchrun gives a rank that does not hear it 30 s
+        assert time.monotonic() - started < 90 and agent.returncode != 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids) and lease.holder(folder) is None
         assert not (folder / "result.json").exists()
 
@@ -608,7 +610,7 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(
     killed(lambda: watch.lines(folder / "synthetic.jsonl") >= 100, rank=0)
     assert 40 <= scored and (folder / "items.parquet").exists()
     agent = start_ranks(plan)
-    said, _ = agent.communicate(timeout=200)
+    said, _ = agent.communicate(timeout=600)
     assert agent.returncode == 0, said
     assert in_process("run", *words, "store.root=one")[0] == 0
     assert_alike(two / "one", two / "two")

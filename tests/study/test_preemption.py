@@ -64,13 +64,14 @@ def test_a_cell_preempted_in_every_phase_equals_one_that_was_not(
             term,
         ),
         (lambda: watch.lines(folder / "items.jsonl") >= 40, "evaluation of test at ", usr1),
-        (lambda: watch.lines(folder / "synthetic.jsonl") >= 20, "generation at ", term),
+        # the first line, for the pool may be full before a busy machine looks again
+        (lambda: watch.lines(folder / "synthetic.jsonl") >= 1, "generation at ", term),
     ]
     for ready, where, number in moments:
         process = synthmix("cell", str(torn / "studies/tiny/plan.json"), "--index", "0")
         watch.wait_for(process, ready)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=180)
         assert process.returncode == 2, said
         assert f"{name}: preempted by {number.name} in {where}" in said, said
         assert "; the cell goes on from here" in said and "Traceback" not in said and "Detected" not in said
@@ -92,7 +93,7 @@ def test_a_worker_that_is_terminated_saves(synthmix: Start, in_process: Run, wor
     process = synthmix("work", "runs/studies/tiny/plan.json")
     watch.wait_for(process, lambda: bool(list(workplace.glob("runs/cells/*/metrics.jsonl"))))
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=180)
     assert process.returncode == 2 and "preempted by SIGTERM in training at step " in said
     folder = cell_folder(workplace / "runs")
     assert (folder / "checkpoints/last.ckpt").exists() and not list(folder.glob("lease.*"))
@@ -242,7 +243,7 @@ def test_two_processes_want_one_cell(
     watch.wait_for(first, lambda: bool(list(folder.glob("lease.*"))))
     second = synthmix("cell", str(path), "--index", "0", "--wait")
     child = synthmix("cell", str(path), "--index", "1", "--wait")
-    said = [process.communicate(timeout=120)[0] for process in (first, second, child)]
+    said = [process.communicate(timeout=300)[0] for process in (first, second, child)]
     assert [process.returncode for process in (first, second, child)] == [0, 0, 0], said
     assert f"{plan.cells[0].name}: done" in said[1] and "accuracy" not in said[1]
     assert all(store.is_done(cell) for cell in plan.cells)

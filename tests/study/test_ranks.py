@@ -113,7 +113,7 @@ def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path, watch: 
         watch.wait_for(process, ready)
         for rank in (0, 1) if only is None else (only,):
             os.kill(rank_process(process.pid, rank), number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=180)
         assert process.returncode != 0 and not (folder / "result.json").exists()
         return said
 
@@ -130,7 +130,7 @@ def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path, watch: 
     said = stopped(lambda: watch.phase(folder) == "generate", signal.SIGUSR1, only=1)
     assert f"{name}: preempted by SIGUSR1 in generation at " in said, said
     process = start_ranks(plan)
-    said, _ = process.communicate(timeout=200)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert in_process("run", *words, "store.root=one")[0] == 0
     assert_equal(two / "one/cells" / name, folder)
@@ -154,7 +154,7 @@ def test_a_cell_under_zero_3_is_killed_preempted_and_done(in_process: Run, two: 
         watch.wait_for(process, lambda: checkpoint.is_dir() and watch.lines(metrics) > seen)
         for rank in ranks:
             os.kill(rank_process(process.pid, rank), number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=180)
         assert process.returncode != 0 and not (folder / "result.json").exists()
         return said
 
@@ -162,7 +162,7 @@ def test_a_cell_under_zero_3_is_killed_preempted_and_done(in_process: Run, two: 
     said = stopped(signal.SIGUSR1, 0, 1)
     assert f"{name}: preempted by SIGUSR1 in training at step " in said, said
     process = start_ranks(plan)
-    said, _ = process.communicate(timeout=200)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert in_process("run", *words, "hardware=two", "store.root=ddp")[0] == 0
     other = two / "ddp/cells" / name
@@ -223,7 +223,7 @@ sys.exit(main(["cell", sys.argv[1], "--index", "0"]))
 def torchrun(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.slow
