@@ -25,10 +25,11 @@ quickstart: $(VENV)/.installed  ## the whole protocol on the nano suite; ends by
 	$(BIN)/synthmix run quickstart
 
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
 
 test-slow: $(VENV)/.installed  ## the slow tests
-	$(BIN)/python -m pytest -m "slow and not slurm"
+	# by file: what the tests of one share, forty fits among ranks for one, is made once
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not slurm"
 
 test-slurm: $(VENV)/.installed  ## sweeps against a real SLURM, which it brings up on this machine (Debian, as root)
 	$(BIN)/python -m pytest -m slurm tests/slurm
