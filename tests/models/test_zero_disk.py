@@ -1,6 +1,6 @@
 """ZeRO-3 on a disk: the same steps, resumed with the same bits, and nothing left behind.
 
-What runs among ranks needs libaio-dev and a compiler, for DeepSpeed's file I/O (a minute on first use).
+What runs among ranks needs libaio-dev and a compiler, for DeepSpeed's file I/O (minutes on first use).
 """
 
 from __future__ import annotations

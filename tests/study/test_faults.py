@@ -595,8 +595,8 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(
         started = time.monotonic()
         os.kill(pids[rank], signal.SIGKILL)
         agent.communicate(timeout=180)
-        # of that, torchrun gives a rank that does not hear it 30 s
-        assert time.monotonic() - started < 90 and agent.returncode != 0
+        # a minute is what is promised; of it, torchrun gives a rank that does not hear it 30 s
+        assert time.monotonic() - started < 60 and agent.returncode != 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids) and lease.holder(folder) is None
         assert not (folder / "result.json").exists()
 
