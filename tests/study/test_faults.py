@@ -278,7 +278,7 @@ MOST = {"train": 4, "evaluate": 3, "generate": 100}
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 5])
 def test_memory_that_runs_out_in_every_phase(
-    in_process: Run, small: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    in_process: Run, small: Path, monkeypatch: pytest.MonkeyPatch, tipped: Any, after: int
 ) -> None:
     """Half of everything does: the same cell, at once from the newest checkpoint, or from the start if there is none."""
     words = (*WORDS, "evaluation.batch_size=6")
@@ -308,8 +308,9 @@ def test_memory_that_runs_out_in_every_phase(
     profile(small, 8 if after else 4)
     assert in_process("run", *WORDS, "store.root=whole", f"evaluation.batch_size={6 if after else 3}")[0] == 0
     whole, halved = numbers(small / "whole"), numbers(small / "runs")
-    assert whole["samples"] == halved["samples"] or after
     if not after:
+        tipped(folder_of(small / "whole"), folder_of(small / "runs"))
+        del whole["samples"], halved["samples"]
         assert whole == halved, "the same cell with half of everything from the start"
     else:
         assert halved["loss"] == pytest.approx(whole["loss"], rel=1e-5)
@@ -506,15 +507,15 @@ def two(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workplace
 
 
-def assert_alike(one: Path, other: Path) -> None:
-    """The same samples; weights and scores to rounding, which gradients are summed with."""
+def assert_alike(one: Path, other: Path, tipped: Callable[[Path, Path], int]) -> None:
+    """The same samples, but for draws that rounding tips; weights and scores to rounding, which gradients are summed with."""
     weights, others = (load_file(folder_of(root) / "model/model.safetensors") for root in (one, other))
     apart = sum(float(((weights[name] - others[name]) ** 2).sum()) for name in weights)
     assert (apart / sum(float((weight**2).sum()) for weight in weights.values())) ** 0.5 < 2e-6
     items = [pd.read_parquet(folder_of(root) / "items.parquet") for root in (one, other)]
     columns = ["split", "item", "prediction", "score", "stop", "tokens"]
     pd.testing.assert_frame_equal(items[0][columns], items[1][columns])
-    assert numbers(one)["samples"] == numbers(other)["samples"]
+    tipped(folder_of(one), folder_of(other))
     for key in ("tokens", "steps"):
         assert result_of(one)["train"][key] == result_of(other)["train"][key]
 
@@ -541,7 +542,9 @@ def test_a_gradient_that_is_infinite_on_one_rank_ends_all(
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_on_one_rank(in_process: Run, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_on_one_rank(
+    in_process: Run, two: Path, monkeypatch: pytest.MonkeyPatch, tipped: Any
+) -> None:
     """In training the ranks are started anew, by themselves; in evaluation they go on together."""
     monkeypatch.setenv("FAULT", "training evaluation")
     status, said = in_process("run", *TWO, "hardware=two")
@@ -559,7 +562,7 @@ def test_memory_that_runs_out_on_one_rank(in_process: Run, two: Path, monkeypatc
     assert result_of(two / "runs")["train"]["micro_batch"] == 2
     assert not list(folder_of(two / "runs").glob("*failure.json"))
     assert in_process("run", *TWO, "store.root=whole")[0] == 0
-    assert_alike(two / "runs", two / "whole")
+    assert_alike(two / "runs", two / "whole", tipped)
 
 
 def start_ranks(plan: Path) -> subprocess.Popen[str]:
@@ -580,7 +583,7 @@ def rank_processes(agent: int) -> list[int]:
 
 @pytest.mark.slow
 def test_a_rank_that_is_killed_takes_the_others_with_it(
-    in_process: Run, two: Path, monkeypatch: pytest.MonkeyPatch, watch: Any
+    in_process: Run, two: Path, monkeypatch: pytest.MonkeyPatch, watch: Any, tipped: Any
 ) -> None:
     """While rank 0 exports alone, in evaluation, and rank 0 in generation: all end, and the next start goes on."""
     words = (*TWO, "data.test_examples=301", "evaluation.diversity_samples=800")
@@ -613,5 +616,5 @@ def test_a_rank_that_is_killed_takes_the_others_with_it(
     said, _ = agent.communicate(timeout=600)
     assert agent.returncode == 0, said
     assert in_process("run", *words, "store.root=one")[0] == 0
-    assert_alike(two / "one", two / "two")
+    assert_alike(two / "one", two / "two", tipped)
     assert json.loads((folder / "train.json").read_text())["resumed"]

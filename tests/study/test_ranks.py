@@ -31,12 +31,11 @@ def two(workplace: Path) -> Path:
     return workplace
 
 
-def samples(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "synthetic.jsonl").read_text().splitlines()]
+def assert_equal(one: Path, other: Path, tipped: Callable[[Path, Path], int]) -> int:
+    """The same mixture, texts and tokens; weights and scores to rounding, which gradients are summed with.
 
-
-def assert_equal(one: Path, other: Path) -> None:
-    """The same mixture, texts and tokens; weights and scores to rounding, which gradients are summed with."""
+    Returns how many texts were tipped by it.
+    """
     assert (one / "mixture.json").read_text() == (other / "mixture.json").read_text()
     weights, others = load_file(one / "model/model.safetensors"), load_file(other / "model/model.safetensors")
     apart = sum(float(((weights[name] - others[name]) ** 2).sum()) for name in weights)
@@ -45,34 +44,31 @@ def assert_equal(one: Path, other: Path) -> None:
     numeric = ["logprob", "gold_logprob", "confidence"]
     pd.testing.assert_frame_equal(items.drop(columns=numeric), theirs.drop(columns=numeric), rtol=1e-4)
     np.testing.assert_allclose(items[numeric].astype(float), theirs[numeric].astype(float), rtol=1e-4)
-    keys = ("id", "text", "stop", "tokens", "kept")
-    mine, theirs_ = ([[s[key] for key in keys] for s in samples(folder)] for folder in (one, other))
-    assert len(mine) == len(theirs_)
-    # weights that differ in their last bits can tip a draw whose two best candidates lie as close
-    tipped = sum(a != b for a, b in zip(mine, theirs_, strict=True))
-    assert tipped <= len(mine) // 500
+    apart = tipped(one, other)
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
     for key in ("tokens", "steps"):
         assert results[0]["train"][key] == results[1]["train"][key]
     assert results[0]["train"]["loss"] == pytest.approx(results[1]["train"]["loss"], rel=1e-6)
-    assert (
-        tipped or len({json.dumps({k: v for k, v in r["work"].items() if k.endswith("_tokens")}) for r in results}) == 1
-    )
+    work = [{key: n for key, n in result["work"].items() if key.endswith("_tokens")} for result in results]
+    assert apart or work[0] == work[1]
     steps = [[line.get("step") for line in map(json.loads, (f / "metrics.jsonl").read_text().splitlines())]
              for f in (one, other)]  # fmt: skip
     assert len(steps[0]) <= len(steps[1])
+    return apart
 
 
 @pytest.mark.slow
-def test_run_on_two_devices_equals_one(in_process: Run, two: Path) -> None:
+def test_run_on_two_devices_equals_one(in_process: Run, two: Path, tipped: Any) -> None:
     """``synthmix run`` starts the ranks of each cell itself."""
     status, said = in_process("run", *WORDS, "hardware=two", "store.root=two")
     assert status == 0 and said.count("accuracy") == 2, said
     assert in_process("run", *WORDS, "store.root=one")[0] == 0
     folders = sorted((two / "one/cells").iterdir())
     assert len(folders) == 2
-    for folder in folders:
-        assert_equal(folder, two / "two/cells" / folder.name)
+    apart = 0
+    for folder in folders:  # the baseline first; the other one is trained on what it wrote
+        if not apart:
+            apart = assert_equal(folder, two / "two/cells" / folder.name, tipped)
         work = json.loads((two / "two/cells" / folder.name / "result.json").read_text())["work"]
         assert (work["hardware"], work["devices"], work["threads"]) == ("two", 2, 1)
         assert not list((two / "two/cells" / folder.name).glob("lease.*"))
@@ -94,7 +90,7 @@ def rank_process(agent: int, rank: int) -> int:
 
 
 @pytest.mark.slow
-def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path, watch: Any) -> None:
+def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path, watch: Any, tipped: Any) -> None:
     """Rank 1 is killed in training, all are preempted in training and in evaluation, only rank 1 hears it in generation."""
     words = (
         *WORDS,
@@ -133,7 +129,7 @@ def test_ranks_that_are_killed_and_preempted(in_process: Run, two: Path, watch: 
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert in_process("run", *words, "store.root=one")[0] == 0
-    assert_equal(two / "one/cells" / name, folder)
+    assert_equal(two / "one/cells" / name, folder, tipped)
 
 
 @pytest.mark.slow
