@@ -69,8 +69,8 @@ def tipped_texts(one: Path, other: Path) -> int:
     """Texts in which two cells' samples differ; everything else about samples must be equal, and nearly all texts.
 
     Weights that differ in their last bits, or the same weights read in other company, can tip a draw whose two best
-    candidates lie as close as that, rarely, and on one machine where not on another. Noise that
-    belonged to a place instead of a key would make nearly all of them differ.
+    candidates lie as close as that: rarely, and on one machine where not on another. Noise that belonged to a place
+    instead of a key would make nearly all of them differ.
     """
     mine, theirs = (
         [json.loads(line) for line in (folder / "synthetic.jsonl").read_text().splitlines()] for folder in (one, other)
